@@ -1,4 +1,5 @@
-// Names for numbers that must not be mixed up. Each is a value of its own type; compare and hash like the number inside.
+// Names for numbers that must not be mixed up. Each is a value of its own type; compare and hash like the number
+// inside.
 #pragma once
 
 #include <compare>

@@ -1,0 +1,41 @@
+// StepResult: what came of a StepPlan. Equal on every rank of a group; `ids_hash` proves it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "base/ids.h"
+
+namespace outrider {
+
+enum class FinishReason : uint8_t { kEndToken, kStopToken, kStopString, kLength, kCancelled };
+
+struct TokenLogprobs {
+  float logprob = 0;                           // of the chosen token, from raw logits
+  std::vector<std::pair<TokenId, float>> top;  // best first
+};
+
+// The outcome of one span that samples; spans that do not sample, and discarded ones, have empty `tokens`.
+struct SpanResult {
+  SequenceId sequence;
+  int num_draft_tokens = 0;  // verified
+  int num_accepted = 0;      // of them
+  // Newly committed: the accepted draft tokens, then the target token; cut after the first that ends the sequence.
+  std::vector<TokenId> tokens;
+  std::vector<TokenLogprobs> logprobs;  // one a token, if asked for
+  std::optional<FinishReason> finish;   // kEndToken, kStopToken or kLength: the last token ended the sequence
+  bool not_finite = false;              // logits were not finite: the sequence must end with an error
+};
+
+struct StepResult {
+  StepId step;
+  std::vector<SpanResult> spans;  // in the plan's order
+  uint64_t ids_hash = 0;          // of all tokens and accepted counts; compared between ranks
+};
+
+// Hash of the chosen ids for the comparison between ranks: FNV-1a over (sequence, accepted, tokens) in order.
+uint64_t HashIds(const std::vector<SpanResult>& spans);
+
+}  // namespace outrider
