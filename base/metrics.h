@@ -1,0 +1,108 @@
+// Numbers a process shows to Prometheus: a registry, its counters, gauges and histograms, and the HTTP page. The only
+// includer of prometheus/ is metrics.cc.
+//
+// Names get the prefix "outrider_"; base units, `_total`, `_ratio`, `_seconds` (docs/STYLE.md). One class a room holds
+// the metrics it speaks of, as verbs; logic sees that class, never a registry.
+//
+// Thread safety: everything here may be used from any thread.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace prometheus {
+class Counter;
+class Exposer;
+class Gauge;
+class Histogram;
+class Registry;
+}  // namespace prometheus
+
+namespace outrider {
+
+using MetricLabels = std::map<std::string, std::string>;
+
+// Handles; valid as long as the registry that made them.
+class Counter {
+ public:
+  void Add(double amount = 1);  // amount >= 0
+  double value() const;
+
+ private:
+  friend class MetricsRegistry;
+  explicit Counter(prometheus::Counter* counter) : counter_(counter) {}
+  prometheus::Counter* counter_;
+};
+
+class Gauge {
+ public:
+  void Set(double value);
+  double value() const;
+
+ private:
+  friend class MetricsRegistry;
+  explicit Gauge(prometheus::Gauge* gauge) : gauge_(gauge) {}
+  prometheus::Gauge* gauge_;
+};
+
+class Histogram {
+ public:
+  void Observe(double value);
+  uint64_t count() const;
+  double sum() const;
+
+ private:
+  friend class MetricsRegistry;
+  explicit Histogram(prometheus::Histogram* histogram) : histogram_(histogram) {}
+  prometheus::Histogram* histogram_;
+};
+
+// Bucket bounds from `first` on, each `factor` times the one before: ExponentialBuckets(1e-4, 2, 18) spans 0.1 ms to
+// 13 s.
+std::vector<double> ExponentialBuckets(double first, double factor, int count);
+
+// The metrics of one process, or of one server in a test.
+class MetricsRegistry {
+ public:
+  MetricsRegistry();
+  ~MetricsRegistry();
+  MetricsRegistry(const MetricsRegistry&) = delete;
+  MetricsRegistry& operator=(const MetricsRegistry&) = delete;
+
+  // The metric `outrider_<name>` with these labels; the same one when asked for again.
+  // REQUIRES: one kind and one set of label names a name.
+  Counter AddCounter(const std::string& name, const std::string& help, const MetricLabels& labels = {});
+  Gauge AddGauge(const std::string& name, const std::string& help, const MetricLabels& labels = {});
+  Histogram AddHistogram(const std::string& name, const std::string& help, const std::vector<double>& bucket_bounds,
+                         const MetricLabels& labels = {});
+
+  // The page as Prometheus reads it (text format 0.0.4).
+  std::string ToText() const;
+
+ private:
+  friend class MetricsServer;
+  const std::shared_ptr<prometheus::Registry> registry_;
+};
+
+// Serves a registry at http://HOST:PORT/metrics until destroyed.
+class MetricsServer {
+ public:
+  // Port 0 takes a free one. UNAVAILABLE naming host and port if it can not be bound.
+  static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& host, int port,
+                                                              const MetricsRegistry& registry);
+  ~MetricsServer();
+
+  int port() const { return port_; }
+
+ private:
+  MetricsServer();
+  std::unique_ptr<prometheus::Exposer> exposer_;
+  int port_ = 0;
+};
+
+}  // namespace outrider
