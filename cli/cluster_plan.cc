@@ -1,0 +1,96 @@
+#include "cli/cluster_plan.h"
+
+#include <algorithm>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+namespace outrider {
+namespace {
+
+absl::Status CheckRange(const char* flag, uint32_t value, uint32_t low, uint32_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(flag, " ", value, " is out of range; it takes ", low, " to ", high));
+}
+
+bool IsOneOf(const std::string& value, std::initializer_list<const char*> choices) {
+  return std::any_of(choices.begin(), choices.end(), [&](const char* choice) { return value == choice; });
+}
+
+}  // namespace
+
+absl::Status Validate(const ClusterOptions& options) {
+  if (options.model.empty()) return absl::InvalidArgumentError("no model given; name a GGUF file");
+  for (const absl::Status& status : {CheckRange("--tensor-parallel-size", options.tensor_parallel_size, 1, kMaxRanks),
+                                     CheckRange("--groups", options.groups, 1, kMaxGroups),
+                                     CheckRange("--draft-workers", options.draft_workers, 0, kMaxDraftWorkers),
+                                     CheckRange("--max-sequences", options.max_sequences, 1, 4096),
+                                     CheckRange("--grpc-port", options.grpc_port, 0, 65535),
+                                     CheckRange("--metrics-port", options.metrics_port, 0, 65535),
+                                     CheckRange("--threads", options.threads, 0, 1024)}) {
+    if (!status.ok()) return status;
+  }
+  if (!IsOneOf(options.device, {"auto", "cpu", "cuda"})) {
+    return absl::InvalidArgumentError(absl::StrCat("--device '", options.device, "' is none of auto, cpu, cuda"));
+  }
+  if (!IsOneOf(options.numerics, {"invariant", "reference"})) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--numerics '", options.numerics, "' is none of invariant, reference"));
+  }
+  uint32_t lookahead;
+  if (options.lookahead != "auto" && (!absl::SimpleAtoi(options.lookahead, &lookahead) || lookahead > 32)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--lookahead '", options.lookahead, "' is neither auto nor a number from 0 to 32"));
+  }
+  return absl::OkStatus();
+}
+
+ThreadShares DivideThreads(const ClusterOptions& options, uint32_t num_cores) {
+  const uint32_t total = options.threads > 0 ? options.threads : std::max(1u, num_cores);
+  const uint32_t num_ranks = options.groups * options.tensor_parallel_size;
+  ThreadShares shares;
+  shares.per_rank = std::max(1u, total / num_ranks);
+  shares.per_draft_worker = std::max(1u, shares.per_rank / std::max(1u, options.draft_workers));
+  return shares;
+}
+
+std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::string& runtime_dir, uint32_t num_cores) {
+  const ThreadShares threads = DivideThreads(options, num_cores);
+  const std::string router_address = absl::StrCat(options.host, ":", options.grpc_port);
+  const auto flag = [](const char* name, const auto& value) { return absl::StrCat("--", name, "=", value); };
+  std::vector<UnitPlan> units;
+  units.push_back({"router",
+                   {{"router",
+                     {"router", flag("host", options.host), flag("grpc-port", options.grpc_port),
+                      flag("metrics-port", options.metrics_port)}}}});
+  for (uint32_t group = 0; group < options.groups; ++group) {
+    UnitPlan unit{absl::StrCat("group-", group), {}};
+    const auto socket = [&](uint32_t rank) {
+      return absl::StrCat("unix:", runtime_dir, "/", unit.name, "-", rank, ".sock");
+    };
+    for (uint32_t rank = 0; rank < options.tensor_parallel_size; ++rank) {
+      ProcessPlan process{
+          absl::StrCat(unit.name, "/", rank),
+          {"target", flag("model", options.model), flag("group-id", unit.name),
+           flag("tensor-parallel-size", options.tensor_parallel_size), flag("rank", rank), flag("host", socket(rank)),
+           flag("device", options.device), flag("numerics", options.numerics), flag("lookahead", options.lookahead),
+           flag("threads", threads.per_rank), flag("max-model-len", options.max_model_len),
+           flag("kv-cache-bytes", options.kv_cache_bytes), flag("max-sequences", options.max_sequences)}};
+      process.args.push_back(rank == 0 ? flag("router-address", router_address) : flag("leader-address", socket(0)));
+      unit.processes.push_back(std::move(process));
+    }
+    units.push_back(std::move(unit));
+  }
+  for (uint32_t i = 0; !options.draft_model.empty() && i < options.draft_workers; ++i) {
+    const std::string name = absl::StrCat("draft-", i);
+    units.push_back({name,
+                     {{name,
+                       {"draft", flag("model", options.draft_model), flag("worker-id", name),
+                        flag("host", absl::StrCat("unix:", runtime_dir, "/", name, ".sock")),
+                        flag("router-address", router_address), flag("device", options.device),
+                        flag("numerics", options.numerics), flag("threads", threads.per_draft_worker)}}}});
+  }
+  return units;
+}
+
+}  // namespace outrider

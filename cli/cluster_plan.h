@@ -1,0 +1,60 @@
+// Which processes `outrider serve` runs, and with which flags. Pure: options in, command lines out.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace outrider {
+
+struct ClusterOptions {
+  std::string model;
+  std::string draft_model;  // empty: no draft workers
+  uint32_t tensor_parallel_size = 1;
+  uint32_t groups = 1;
+  uint32_t draft_workers = 1;  // counts only with a draft model
+  std::string device = "auto";
+  std::string numerics = "invariant";
+  std::string lookahead = "auto";
+  uint32_t threads = 0;  // of the machine; 0: all cores
+  uint32_t max_model_len = 0;
+  uint64_t kv_cache_bytes = 0;
+  uint32_t max_sequences = 64;
+  std::string host = "127.0.0.1";
+  uint32_t grpc_port = 9000;
+  uint32_t metrics_port = 9100;
+};
+
+inline constexpr uint32_t kMaxGroups = 64;
+inline constexpr uint32_t kMaxDraftWorkers = 64;
+inline constexpr uint32_t kMaxRanks = 64;
+
+// INVALID_ARGUMENT naming the flag, its value and what it takes.
+absl::Status Validate(const ClusterOptions& options);
+
+// Threads of each rank and each draft worker: the machine's, divided. Ranks work at once and share all threads; a draft
+// worker works mostly while its group waits for it, so draft workers are given as many as one rank has, shared among
+// them.
+struct ThreadShares {
+  uint32_t per_rank = 1;
+  uint32_t per_draft_worker = 1;
+};
+ThreadShares DivideThreads(const ClusterOptions& options, uint32_t num_cores);
+
+struct ProcessPlan {
+  std::string name;               // group-0/1
+  std::vector<std::string> args;  // after the program's name
+};
+
+// Processes that live and die together: the ranks of a group, or a single process.
+struct UnitPlan {
+  std::string name;
+  std::vector<ProcessPlan> processes;
+};
+
+// `runtime_dir` holds the unix sockets of the workers; ports are final (not 0).
+std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::string& runtime_dir, uint32_t num_cores);
+
+}  // namespace outrider

@@ -1,0 +1,169 @@
+#include "cli/generate_client.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "base/mutex.h"
+#include "proto/inference.grpc.pb.h"
+
+namespace outrider {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int kMaxMessageBytes = 64 << 20;
+
+absl::Status FromGrpc(const grpc::Status& status) {
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+}
+
+RequestOutcome RunOne(v1::Inference::Stub& stub, const v1::GenerateRequest& request,
+                      const std::function<void(int, const std::string&)>& on_text) {
+  RequestOutcome outcome;
+  outcome.choices.resize(std::max(1u, request.n()));
+  grpc::ClientContext context;
+  auto reader = stub.Generate(&context, request);
+  v1::GenerateResponse response;
+  while (reader->Read(&response)) {
+    switch (response.event_case()) {
+      case v1::GenerateResponse::kStarted:
+        outcome.started = response.started();
+        break;
+      case v1::GenerateResponse::kDelta: {
+        const v1::Delta& delta = response.delta();
+        if (delta.choice_index() >= outcome.choices.size()) break;
+        ChoiceOutcome& choice = outcome.choices[delta.choice_index()];
+        choice.output_token_ids.insert(choice.output_token_ids.end(), delta.token_ids().begin(),
+                                       delta.token_ids().end());
+        choice.logprobs.insert(choice.logprobs.end(), delta.logprobs().begin(), delta.logprobs().end());
+        choice.text += delta.text();
+        if (!delta.text().empty()) on_text(static_cast<int>(delta.choice_index()), delta.text());
+        break;
+      }
+      case v1::GenerateResponse::kFinished: {
+        const v1::Finished& finished = response.finished();
+        if (finished.choice_index() >= outcome.choices.size()) break;
+        outcome.choices[finished.choice_index()].finished = finished;
+        outcome.choices[finished.choice_index()].has_finished = true;
+        break;
+      }
+      case v1::GenerateResponse::EVENT_NOT_SET:
+        break;
+    }
+  }
+  outcome.status = FromGrpc(reader->Finish());
+  for (size_t i = 0; outcome.status.ok() && i < outcome.choices.size(); ++i) {
+    if (!outcome.choices[i].has_finished) {
+      outcome.status = absl::InternalError(absl::StrCat("the stream ended before choice ", i, " finished"));
+    }
+  }
+  return outcome;
+}
+
+Json LogprobsJson(const std::vector<v1::TokenLogprobs>& logprobs) {
+  Json list = Json::array();
+  for (const v1::TokenLogprobs& token : logprobs) {
+    Json top = Json::array();
+    for (const v1::TokenLogprob& entry : token.top()) {
+      top.push_back({{"token_id", entry.token_id()}, {"logprob", entry.logprob()}});
+    }
+    list.push_back({{"logprob", token.logprob()}, {"top", top}});
+  }
+  return list;
+}
+
+}  // namespace
+
+absl::Status RunRequests(const ClientOptions& options, const std::vector<v1::GenerateRequest>& requests,
+                         const std::function<void(int, int, const std::string&)>& on_text,
+                         const std::function<void(int, const RequestOutcome&)>& on_done) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  const auto channel = grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(), arguments);
+  const auto deadline = std::chrono::system_clock::now() +
+                        std::chrono::milliseconds(static_cast<int64_t>(options.connect_timeout_s * 1000));
+  if (!channel->WaitForConnected(deadline)) {
+    return absl::UnavailableError(absl::StrCat("no router answers at ", options.address, " within ",
+                                               options.connect_timeout_s, " s; is `outrider serve` running there?"));
+  }
+  const auto stub = v1::Inference::NewStub(channel);
+
+  Mutex mu;
+  std::vector<RequestOutcome> outcomes(requests.size());
+  std::vector<bool> done(requests.size());
+  size_t num_reported = 0;
+  absl::Status first_error;
+  std::atomic<size_t> next{0};
+  const auto worker = [&] {
+    for (size_t i = next++; i < requests.size(); i = next++) {
+      RequestOutcome outcome = RunOne(*stub, requests[i], [&](int choice, const std::string& text) {
+        MutexLock lock(mu);
+        on_text(static_cast<int>(i), choice, text);
+      });
+      MutexLock lock(mu);
+      outcomes[i] = std::move(outcome);
+      done[i] = true;
+      while (num_reported < requests.size() && done[num_reported]) {
+        RequestOutcome& finished = outcomes[num_reported];
+        if (first_error.ok()) first_error = finished.status;
+        on_done(static_cast<int>(num_reported), finished);
+        finished = RequestOutcome();
+        ++num_reported;
+      }
+    }
+  };
+  std::vector<std::thread> threads;
+  const int num_threads = std::min<int>(options.concurrency, static_cast<int>(requests.size()));
+  for (int t = 1; t < num_threads; ++t) threads.emplace_back(worker);
+  worker();
+  for (std::thread& thread : threads) thread.join();
+  return first_error;
+}
+
+std::string FinishReasonName(v1::FinishReason reason) {
+  std::string name = v1::FinishReason_Name(reason);
+  return absl::AsciiStrToLower(absl::StripPrefix(name, "FINISH_REASON_"));
+}
+
+std::string ChoiceJson(int request_index, int choice_index, const RequestOutcome& outcome) {
+  const ChoiceOutcome& choice = outcome.choices[choice_index];
+  const v1::Usage& usage = choice.finished.usage();
+  const v1::Timing& timing = choice.finished.timing_ms();
+  Json json;
+  json["request_index"] = request_index;
+  json["choice_index"] = choice_index;
+  json["prompt_token_ids"] =
+      std::vector<int32_t>(outcome.started.prompt_token_ids().begin(), outcome.started.prompt_token_ids().end());
+  json["output_token_ids"] = choice.output_token_ids;
+  json["text"] = choice.text;
+  json["finish_reason"] = FinishReasonName(choice.finished.finish_reason());
+  if (!choice.finished.stop_string().empty()) json["stop_string"] = choice.finished.stop_string();
+  if (!choice.logprobs.empty()) json["logprobs"] = LogprobsJson(choice.logprobs);
+  json["usage"] = {{"prompt_tokens", usage.prompt_tokens()},    {"output_tokens", usage.output_tokens()},
+                   {"cached_tokens", usage.cached_tokens()},    {"rounds", usage.rounds()},
+                   {"plain_steps", usage.plain_steps()},        {"draft_tokens", usage.draft_tokens()},
+                   {"accepted_tokens", usage.accepted_tokens()}};
+  json["timing_ms"] = {{"queue", timing.queue()},
+                       {"first_token", timing.first_token()},
+                       {"decode", timing.decode()},
+                       {"total", timing.total()}};
+  json["seed"] = outcome.started.seed();
+  json["numerics_id"] = outcome.started.numerics_id();
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::string ErrorJson(int request_index, const absl::Status& status) {
+  Json json;
+  json["request_index"] = request_index;
+  json["error"] = {{"code", absl::StatusCodeToString(status.code())}, {"message", std::string(status.message())}};
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace outrider

@@ -1,0 +1,47 @@
+// Runs requests against a router over gRPC and gathers what came of each choice.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "proto/inference.pb.h"
+
+namespace outrider {
+
+struct ChoiceOutcome {
+  std::vector<int32_t> output_token_ids;
+  std::vector<v1::TokenLogprobs> logprobs;
+  std::string text;
+  v1::Finished finished;
+  bool has_finished = false;
+};
+
+struct RequestOutcome {
+  absl::Status status;
+  v1::Started started;
+  std::vector<ChoiceOutcome> choices;
+};
+
+struct ClientOptions {
+  std::string address;            // HOST:PORT
+  int concurrency = 1;            // requests at once
+  double connect_timeout_s = 10;  // until the router answers
+};
+
+// Calls `on_text(request_index, choice_index, text)` as text arrives, from any thread but one at a time, and
+// `on_done(request_index, outcome)` once a request, in request order. Returns the first request's error, or OK.
+absl::Status RunRequests(const ClientOptions& options, const std::vector<v1::GenerateRequest>& requests,
+                         const std::function<void(int, int, const std::string&)>& on_text,
+                         const std::function<void(int, const RequestOutcome&)>& on_done);
+
+// One choice as a line of JSON; the fields are listed in README.md.
+std::string ChoiceJson(int request_index, int choice_index, const RequestOutcome& outcome);
+// A request that failed, as a line of JSON: request_index, error{code, message}.
+std::string ErrorJson(int request_index, const absl::Status& status);
+
+// "END_TOKEN" as "end_token".
+std::string FinishReasonName(v1::FinishReason reason);
+
+}  // namespace outrider

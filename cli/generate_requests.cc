@@ -1,0 +1,78 @@
+#include "cli/generate_requests.h"
+
+#include <google/protobuf/util/json_util.h>
+
+#include <fstream>
+#include <iostream>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/status_macros.h"
+
+namespace outrider {
+
+absl::StatusOr<std::vector<int32_t>> ParseTokenIds(const std::string& text) {
+  std::vector<int32_t> ids;
+  for (absl::string_view part : absl::StrSplit(text, ',')) {
+    part = absl::StripAsciiWhitespace(part);
+    int32_t id;
+    if (!absl::SimpleAtoi(part, &id) || id < 0) {
+      return absl::InvalidArgumentError(absl::StrCat("--prompt-ids: '", part, "' is not a token id; write 1,2,3"));
+    }
+    ids.push_back(id);
+  }
+  return ids;
+}
+
+absl::StatusOr<v1::GenerateRequest> ParseRequestLine(const std::string& json, const v1::GenerateRequest& defaults) {
+  v1::GenerateRequest line;
+  const auto status = google::protobuf::util::JsonStringToMessage(json, &line);
+  if (!status.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("not a GenerateRequest in JSON (proto/inference.proto has the fields): ",
+                     std::string(status.message().data(), status.message().size())));
+  }
+  v1::GenerateRequest request = defaults;
+  if (line.has_prompt() || line.messages_size() > 0 || line.prompt_token_ids_size() > 0) {
+    request.clear_prompt();
+    request.clear_messages();
+    request.clear_prompt_token_ids();
+  }
+  if (line.stop_size() > 0) request.clear_stop();
+  if (line.stop_token_ids_size() > 0) request.clear_stop_token_ids();
+  if (line.logit_bias_size() > 0) request.clear_logit_bias();
+  request.MergeFrom(line);
+  return request;
+}
+
+absl::StatusOr<std::vector<v1::GenerateRequest>> ReadRequests(const std::string& path,
+                                                              const v1::GenerateRequest& defaults) {
+  std::ifstream file;
+  if (path != "-") {
+    file.open(path);
+    if (!file) return absl::NotFoundError(absl::StrCat("--input: '", path, "' can not be read"));
+  }
+  std::istream& in = path == "-" ? std::cin : file;
+  std::vector<v1::GenerateRequest> requests;
+  std::string line;
+  int64_t total_bytes = 0;
+  for (int number = 1; std::getline(in, line); ++number) {
+    total_bytes += static_cast<int64_t>(line.size());
+    if (static_cast<int64_t>(line.size()) > kMaxInputLineBytes || total_bytes > kMaxInputFileBytes) {
+      return absl::InvalidArgumentError(absl::StrCat(path, ":", number, ": beyond ", kMaxInputLineBytes,
+                                                     " bytes a line or ", kMaxInputFileBytes, " bytes a file"));
+    }
+    if (absl::StripAsciiWhitespace(line).empty()) continue;
+    auto request = ParseRequestLine(line, defaults);
+    if (!request.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(path, ":", number, ": ", request.status().message()));
+    }
+    requests.push_back(*std::move(request));
+  }
+  if (requests.empty()) return absl::InvalidArgumentError(absl::StrCat("--input: '", path, "' holds no request"));
+  return requests;
+}
+
+}  // namespace outrider
