@@ -1,0 +1,89 @@
+#include "cli/child_cluster.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "base/status_macros.h"
+
+namespace outrider {
+namespace {
+
+constexpr size_t kMaxLineBytes = 4096;
+constexpr int kStopBoundMs = 8000;
+
+std::vector<std::string> ServeArguments(const ClusterOptions& options) {
+  return {"outrider",
+          "serve",
+          options.model,
+          absl::StrCat("--draft-model=", options.draft_model),
+          absl::StrCat("--tensor-parallel-size=", options.tensor_parallel_size),
+          absl::StrCat("--groups=", options.groups),
+          absl::StrCat("--draft-workers=", options.draft_workers),
+          absl::StrCat("--device=", options.device),
+          absl::StrCat("--numerics=", options.numerics),
+          absl::StrCat("--threads=", options.threads),
+          absl::StrCat("--max-model-len=", options.max_model_len),
+          absl::StrCat("--kv-cache-bytes=", options.kv_cache_bytes),
+          absl::StrCat("--max-sequences=", options.max_sequences),
+          absl::StrCat("--host=", options.host),
+          absl::StrCat("--grpc-port=", options.grpc_port),
+          absl::StrCat("--metrics-port=", options.metrics_port)};
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ChildCluster>> ChildCluster::Start(const ClusterOptions& options) {
+  RETURN_IF_ERROR(Validate(options));
+  int ready[2];
+  if (::pipe2(ready, O_CLOEXEC) != 0) return absl::UnavailableError(absl::StrCat("pipe: ", std::strerror(errno)));
+  const std::vector<std::string> arguments = ServeArguments(options);
+  std::vector<char*> argv;
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  const pid_t parent = ::getpid();
+  const pid_t pid = ::fork();
+  if (pid < 0) return absl::UnavailableError(absl::StrCat("fork: ", std::strerror(errno)));
+  if (pid == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != parent) ::_exit(1);
+    ::dup2(ready[1], STDOUT_FILENO);
+    ::execv("/proc/self/exe", argv.data());
+    ::_exit(127);
+  }
+  ::close(ready[1]);
+  std::unique_ptr<ChildCluster> cluster(new ChildCluster(pid));
+  // `serve` prints one line once ready, or ends.
+  std::string line;
+  char c;
+  while (line.size() < kMaxLineBytes && ::read(ready[0], &c, 1) == 1 && c != '\n') line += c;
+  ::close(ready[0]);
+  absl::string_view rest = line;
+  if (!absl::ConsumePrefix(&rest, "ready grpc=")) {
+    return absl::UnavailableError("the cluster ended before it was ready; its log above says why");
+  }
+  cluster->grpc_address_ = std::string(rest.substr(0, rest.find(' ')));
+  return cluster;
+}
+
+ChildCluster::~ChildCluster() {
+  ::kill(pid_, SIGTERM);
+  for (int waited_ms = 0; waited_ms < kStopBoundMs; waited_ms += 10) {
+    if (::waitpid(pid_, nullptr, WNOHANG) != 0) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  ::kill(pid_, SIGKILL);
+  ::waitpid(pid_, nullptr, 0);
+}
+
+}  // namespace outrider
