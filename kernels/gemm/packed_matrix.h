@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "kernels/common/dtype.h"
 #include "kernels/common/stream.h"  // KernelError
@@ -32,6 +33,34 @@ struct IndexRange {
   int64_t end = 0;
   int64_t size() const { return end - first; }
 };
+
+// Where the parts of a group start, in bytes from its first; `mins` and `scales` only mean something where the type has
+// them (scales are at 0). Float types have only quants: the elements.
+struct GroupLayout {
+  int64_t mins = 0;
+  int64_t quants = 0;
+  int64_t bytes = 0;
+};
+
+constexpr GroupLayout GroupLayoutOf(DType dtype, int64_t in_features) {
+  const auto round_up = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
+  const int64_t num_blocks = in_features / kQuantBlockSize;
+  const int64_t scale_bytes = round_up(num_blocks * kGroupSize * 2);
+  switch (dtype) {
+    case DType::kF32:
+      return {0, 0, in_features * kGroupSize * 4};
+    case DType::kF16:
+    case DType::kBF16:
+      return {0, 0, round_up(in_features * kGroupSize * 2)};
+    case DType::kQ8_0:
+      return {0, scale_bytes, scale_bytes + num_blocks * kGroupSize * 32};
+    case DType::kQ4_0:
+      return {0, scale_bytes, scale_bytes + num_blocks * kGroupSize * 16};
+    case DType::kQ4_1:
+      return {scale_bytes, 2 * scale_bytes, 2 * scale_bytes + num_blocks * kGroupSize * 16};
+  }
+  return {};
+}
 
 // A row-major [out_features, in_features] matrix in GGUF's encoding, e.g. inside a mapped file. Not owned.
 struct MatrixSource {
@@ -72,8 +101,9 @@ class PackedMatrix {
   };
 
   PackedMatrix() = default;
-  PackedMatrix(PackedMatrix&&) = default;
-  PackedMatrix& operator=(PackedMatrix&&) = default;
+  PackedMatrix(PackedMatrix&& other) noexcept { *this = std::move(other); }
+  // Leaves `other` empty.
+  PackedMatrix& operator=(PackedMatrix&& other) noexcept;
 
   // Packs source[rows, columns) into *out (replaced). Every column is multiplied with activation `column -
   // columns.first`. Errors leave *out empty:
