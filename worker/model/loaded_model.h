@@ -1,0 +1,107 @@
+// LoadedModel: one rank's share of a model's weights in memory, and what others need to know of the model. It makes the
+// ModelRunner that computes with it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/ids.h"
+#include "text/tokenizer_definition.h"
+#include "worker/model/model_config.h"
+#include "worker/model/shard_plan.h"
+#include "worker/model/weights.h"
+#include "worker/parallel/communicator.h"
+
+namespace outrider {
+
+class ModelRunner;
+
+// Part of every numerics_id. Raise it with any change of kernels, forward pass or sampling that can change a bit.
+inline constexpr int kKernelRevision = 1;
+
+struct LoadOptions {
+  Numerics numerics = Numerics::kInvariant;
+  int rank = 0;
+  int world_size = 1;
+  int num_threads = 1;    // of loading and of the runners
+  int max_model_len = 0;  // positions of a sequence; 0: the model's own; never more than that
+};
+
+// On purpose wrong, so that tests can prove that they would notice. Never set outside tests.
+enum class PlantedFault : uint8_t {
+  kNone,
+  kAcceptUnverified,  // a span's first draft token is accepted whatever the target says
+  kSkipRollback,      // KV of rejected draft tokens stays where the next step should overwrite it
+  kReverseSumOrder,   // a step of more than one row adds up its rows' attention output in another order
+};
+
+struct RunnerOptions {
+  // Joins the ranks of the group; outlives the runner. Null only if the model was loaded with world_size 1.
+  Communicator* communicator = nullptr;
+  int num_kv_blocks = 0;  // of block_size positions; blocks are numbered from 0
+  int block_size = 16;    // a power of two, at most 256
+  int max_step_tokens = 256;
+  int max_sequences = 64;  // spans in a step
+  PlantedFault fault = PlantedFault::kNone;
+};
+
+// Thread safety: constant after construction. Outlives its runners.
+class LoadedModel {
+ public:
+  ~LoadedModel();
+
+  const ModelConfig& config() const { return config_; }
+  // general.name of the file, or the file's name.
+  const std::string& name() const { return name_; }
+  // Empty (no tokens) if the file has no tokenizer.
+  const text::TokenizerDefinition& tokenizer() const { return tokenizer_; }
+  // Ids that end a text, ascending.
+  const std::vector<TokenId>& end_token_ids() const { return end_token_ids_; }
+
+  Numerics numerics() const { return options_.numerics; }
+  int rank() const { return options_.rank; }
+  int world_size() const { return options_.world_size; }
+  int num_threads() const { return options_.num_threads; }
+  // Positions of the longest sequence.
+  int max_model_len() const { return max_model_len_; }
+
+  // 32 hexadecimal digits over file content, tensor-parallel degree and shard plan, numerics, KV dtype, kernel revision
+  // and CPU target. Equal on all ranks of a group; groups with equal ids give equal output ids.
+  const std::string& numerics_id() const { return numerics_id_; }
+
+  // What this rank stores for one block of `block_size` positions, over all layers.
+  int64_t kv_bytes_per_block(int block_size) const;
+  // Of this rank's weights.
+  int64_t weight_bytes() const { return weights_->bytes; }
+
+  const Weights& weights() const { return *weights_; }
+  const RankShard& shard() const { return plan_.ranks[options_.rank]; }
+  const ShardPlan& shard_plan() const { return plan_; }
+
+  // INVALID_ARGUMENT naming an option out of range; RESOURCE_EXHAUSTED with the bytes if the KV storage does not fit.
+  absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const RunnerOptions& options) const;
+
+ private:
+  friend absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(const std::string& path, const LoadOptions& options);
+  LoadedModel();
+
+  LoadOptions options_;
+  ModelConfig config_;
+  std::string name_;
+  text::TokenizerDefinition tokenizer_;
+  std::vector<TokenId> end_token_ids_;
+  int max_model_len_ = 0;
+  std::string numerics_id_;
+  ShardPlan plan_;
+  std::unique_ptr<GgufFile> file_;  // the embedding table is read from the mapping
+  std::unique_ptr<Weights> weights_;
+};
+
+// Reads a GGUF file. Logs progress. Errors: those of GgufFile, ModelConfigFromGguf, PlanShards and LoadWeights;
+// INVALID_ARGUMENT for a rank or number of threads out of range, or a tokenizer whose size is not the vocabulary's.
+absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(const std::string& path, const LoadOptions& options);
+
+}  // namespace outrider

@@ -1,0 +1,56 @@
+// What `outrider inspect` says of a model file.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "text/tokenizer_definition.h"
+#include "worker/model/model_config.h"
+
+namespace outrider {
+
+struct TensorDescription {
+  std::string name;
+  std::string dtype;           // "Q4_1", also those that this build can not compute with
+  std::vector<int64_t> shape;  // as ggml counts: the contiguous dimension first
+  int64_t bytes = 0;
+};
+
+struct DtypeTotal {
+  std::string dtype;
+  int num_tensors = 0;
+  int64_t num_parameters = 0;
+  int64_t bytes = 0;
+};
+
+struct RankMemory {
+  int tensor_parallel_size = 0;
+  int64_t weight_bytes_max = 0;        // of the rank with the most
+  int64_t kv_bytes_per_token_max = 0;  // F16
+};
+
+struct ModelDescription {
+  std::string format;  // "GGUF v3"
+  int64_t file_bytes = 0;
+  std::string architecture;
+  std::string name;
+  int64_t num_parameters = 0;
+  std::vector<TensorDescription> tensors;                     // in file order
+  std::vector<DtypeTotal> dtypes;                             // by bytes, most first
+  std::vector<std::pair<std::string, std::string>> metadata;  // in file order, long values shortened
+  text::TokenizerDefinition tokenizer;                        // no tokens: the file has none
+  // OK and `config`, `memory` filled in if this build can serve the model; else the reason.
+  absl::Status servable;
+  ModelConfig config;
+  std::vector<RankMemory> memory;  // tensor_parallel_size 1, 2, ... up to 8 as far as the heads allow
+};
+
+// Reads metadata only. Errors: those of GgufFile. A file that is sound but of an unknown architecture or dtype is
+// described; `servable` says why it can not run.
+absl::StatusOr<ModelDescription> DescribeModel(const std::string& path);
+
+}  // namespace outrider

@@ -1,0 +1,70 @@
+// Weights: the tensors of one rank, in the form that its numerics compute with.
+//
+//   invariant  matrices packed in their own dtype for the fast products; only a column slice that would cut through
+//              quantised blocks is stored as fp32
+//   reference  matrices dequantised to fp32, whole precision kept
+// Norm weights and biases are fp32 in both. The embedding table stays in the mapped file on every rank.
+//
+// Thread safety: constant once loaded.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/common/dtype.h"
+#include "kernels/gemm/matmul_reference.h"
+#include "kernels/gemm/packed_matrix.h"
+#include "worker/model/gguf.h"
+#include "worker/model/model_config.h"
+#include "worker/model/shard_plan.h"
+
+namespace outrider {
+
+enum class Numerics : uint8_t { kInvariant, kReference };
+// "invariant" or "reference".
+const char* NumericsName(Numerics numerics);
+
+// One matrix in one of its two forms, and its bias (empty: none).
+struct LinearWeight {
+  kernels::PackedMatrix packed;        // invariant
+  kernels::ReferenceMatrix reference;  // reference
+  std::vector<float> bias;             // [out_features] or empty
+  int64_t out_features() const { return packed.empty() ? reference.out_features() : packed.out_features(); }
+};
+
+struct LayerWeights {
+  std::vector<float> attention_norm;     // [hidden_size]
+  LinearWeight q;                        // [heads of the rank * head_dim, hidden_size]
+  LinearWeight k, v;                     // [KV heads of the rank * head_dim, hidden_size]
+  LinearWeight attention_output;         // [hidden_size, heads of the rank * head_dim]
+  std::vector<float> feed_forward_norm;  // [hidden_size]
+  LinearWeight gate, up;                 // [intermediate of the rank, hidden_size]
+  LinearWeight down;                     // [hidden_size, intermediate of the rank]
+};
+
+struct Weights {
+  // Rows of the embedding table, in the file.
+  kernels::DType embedding_dtype = kernels::DType::kF32;
+  const void* embedding = nullptr;  // [vocab_size, hidden_size]
+  std::vector<LayerWeights> layers;
+  std::vector<float> output_norm;  // [hidden_size]
+  LinearWeight head;               // [vocabulary rows of the rank, hidden_size]
+  int64_t bytes = 0;               // of this rank's matrices and norms
+  std::unique_ptr<kernels::WeightArena> arena;
+};
+
+struct WeightOptions {
+  Numerics numerics = Numerics::kInvariant;
+  int num_threads = 1;
+};
+
+// Reads a rank's tensors from `file`, which must outlive the result. Logs progress about once a second.
+// Errors name file and tensor: INVALID_ARGUMENT if one is missing, of another shape than `config` asks for, or holds
+// values that are not finite where that is cheap to see (norms, biases); UNIMPLEMENTED for a dtype this build has no
+// code for; RESOURCE_EXHAUSTED.
+absl::StatusOr<std::unique_ptr<Weights>> LoadWeights(const GgufFile& file, const ModelConfig& config,
+                                                     const RankShard& shard, const WeightOptions& options);
+
+}  // namespace outrider
