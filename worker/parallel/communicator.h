@@ -20,7 +20,7 @@ class Communicator {
   virtual int rank() const = 0;
   virtual int world_size() const = 0;
 
-  // data[i] = sum over ranks r = 0, 1, ... of their data[i], in fp32, added in rank order. In place.
+  // data[i] = ((data[i] of rank 0 + data[i] of rank 1) + ...), in fp32, added in rank order. In place.
   virtual absl::Status AllReduceSum(float* data, int64_t count) = 0;
 
   // receive[offset of r ...] = what rank r sends; sizes may differ between ranks: `bytes_of_rank` has world_size
@@ -29,6 +29,10 @@ class Communicator {
 
   // data of `root` reaches every rank. The size is the same on all ranks.
   virtual absl::Status Broadcast(void* data, int64_t bytes, int root) = 0;
+
+  // Waits, asleep and without a bound in time, until `peer` is in (or past) its next collective. For followers of an
+  // idle group; a dead peer and Abort end it as they end a collective. No collective itself: others need not take part.
+  virtual absl::Status AwaitPeer(int peer) = 0;
 
   // Makes every present and future call of every rank return UNAVAILABLE with `reason`, within the bound.
   virtual void Abort(const char* reason) = 0;
