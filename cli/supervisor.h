@@ -1,0 +1,90 @@
+// Supervisor starts child processes, starts them again when they end, and takes all of them down with itself.
+//
+// A unit is a set of processes that live and die together (the ranks of a group): when one ends, the others are killed
+// and all start anew, after a delay that grows while they keep ending (restart_policy.h). A child dies when its
+// supervisor does, by whatever cause (PR_SET_PDEATHSIG), so nothing outlives a kill -9.
+//
+// Thread safety: Add and Run from one thread, which must live as long as the children; the others from any.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/clock.h"
+#include "cli/cluster_plan.h"  // UnitPlan
+#include "cli/restart_policy.h"
+
+namespace outrider {
+
+struct SupervisorOptions {
+  std::string program;                              // path of the binary every process runs
+  Duration drain_bound = std::chrono::seconds(10);  // the first unit's time to end after SIGTERM
+  Duration stop_bound = std::chrono::seconds(5);    // then the others', before SIGKILL
+  // A unit that ends so often in a row before MarkReady ends Run with its error; also the first end with kExitUsage.
+  int max_early_exits = 3;
+};
+
+// The exit code of a process whose settings are wrong: starting it again can not help.
+inline constexpr int kExitUsage = 2;
+
+class Supervisor {
+ public:
+  explicit Supervisor(SupervisorOptions options);
+  ~Supervisor();
+  Supervisor(const Supervisor&) = delete;
+  Supervisor& operator=(const Supervisor&) = delete;
+
+  // Units start in this order and the first is stopped first. REQUIRES: before Run.
+  void Add(UnitPlan unit);
+
+  // Starts everything and supervises until SIGTERM, SIGINT or Stop(). OK after an orderly stop: all children are gone.
+  // A second signal kills at once. UNAVAILABLE when a unit could not be brought up (options.max_early_exits). REQUIRES:
+  // BlockSignals() was called before any other thread started.
+  absl::Status Run();
+
+  // From here on every unit is restarted without end.
+  void MarkReady() { ready_ = true; }
+
+  // Ends Run in order.
+  void Stop();
+
+  // How often processes were started again; for metrics and tests.
+  int num_restarts() const { return num_restarts_; }
+
+  // Blocks SIGTERM, SIGINT and SIGCHLD in the calling thread, so that Run can take them one by one.
+  static void BlockSignals();
+
+ private:
+  struct Unit {
+    UnitPlan plan;
+    RestartPolicy policy;
+    std::map<pid_t, std::string> alive;  // pid to process name
+    TimePoint started;
+    TimePoint restart_at;  // while nothing is alive
+    bool ending = false;   // the rest of it is being killed
+    std::string last_exit;
+  };
+  absl::Status StartUnit(Unit& unit);
+  absl::Status Reap();
+  absl::Status OnUnitEnded(Unit& unit, bool usage_error);
+  void Signal(Unit& unit, int signal);
+  void KillAll();
+  void StopInOrder();
+  bool AnyAlive() const;
+
+  const SupervisorOptions options_;
+  std::vector<Unit> units_;
+  int wake_fd_ = -1;    // eventfd: Stop
+  int signal_fd_ = -1;  // signalfd: SIGTERM, SIGINT, SIGCHLD
+  bool stopping_ = false;
+  std::atomic<bool> ready_{false};
+  std::atomic<int> num_restarts_{0};
+};
+
+}  // namespace outrider
