@@ -32,6 +32,7 @@ std::vector<std::string> ServeArguments(const ClusterOptions& options) {
           absl::StrCat("--draft-workers=", options.draft_workers),
           absl::StrCat("--device=", options.device),
           absl::StrCat("--numerics=", options.numerics),
+          absl::StrCat("--lookahead=", options.lookahead),
           absl::StrCat("--threads=", options.threads),
           absl::StrCat("--max-model-len=", options.max_model_len),
           absl::StrCat("--kv-cache-bytes=", options.kv_cache_bytes),
@@ -43,7 +44,8 @@ std::vector<std::string> ServeArguments(const ClusterOptions& options) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ChildCluster>> ChildCluster::Start(const ClusterOptions& options) {
+absl::StatusOr<std::unique_ptr<ChildCluster>> ChildCluster::Start(const ClusterOptions& options,
+                                                                  const std::string& program) {
   RETURN_IF_ERROR(Validate(options));
   int ready[2];
   if (::pipe2(ready, O_CLOEXEC) != 0) return absl::UnavailableError(absl::StrCat("pipe: ", std::strerror(errno)));
@@ -58,7 +60,7 @@ absl::StatusOr<std::unique_ptr<ChildCluster>> ChildCluster::Start(const ClusterO
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != parent) ::_exit(1);
     ::dup2(ready[1], STDOUT_FILENO);
-    ::execv("/proc/self/exe", argv.data());
+    ::execv(program.c_str(), argv.data());
     ::_exit(127);
   }
   ::close(ready[1]);
@@ -72,7 +74,12 @@ absl::StatusOr<std::unique_ptr<ChildCluster>> ChildCluster::Start(const ClusterO
   if (!absl::ConsumePrefix(&rest, "ready grpc=")) {
     return absl::UnavailableError("the cluster ended before it was ready; its log above says why");
   }
-  cluster->grpc_address_ = std::string(rest.substr(0, rest.find(' ')));
+  const size_t space = rest.find(' ');
+  cluster->grpc_address_ = std::string(rest.substr(0, space));
+  if (space != absl::string_view::npos) {
+    rest.remove_prefix(space + 1);
+    cluster->metrics_address_ = std::string(absl::StripPrefix(rest, "metrics="));
+  }
   return cluster;
 }
 

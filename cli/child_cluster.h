@@ -13,19 +13,24 @@ namespace outrider {
 
 class ChildCluster {
  public:
-  // Starts it and waits until it is ready. Errors carry the child's last lines of log. Ports of 0 are free ones.
-  static absl::StatusOr<std::unique_ptr<ChildCluster>> Start(const ClusterOptions& options);
+  // Starts it and waits until it is ready. Ports of 0 are free ones. `program` is the outrider binary: this one, or
+  // another in tests. Errors: UNAVAILABLE when it ends before it is ready; its log on standard error says why.
+  static absl::StatusOr<std::unique_ptr<ChildCluster>> Start(const ClusterOptions& options,
+                                                             const std::string& program = "/proc/self/exe");
   // SIGTERM, then SIGKILL after a bound.
   ~ChildCluster();
   ChildCluster(const ChildCluster&) = delete;
   ChildCluster& operator=(const ChildCluster&) = delete;
 
+  pid_t pid() const { return pid_; }
   const std::string& grpc_address() const { return grpc_address_; }
+  const std::string& metrics_address() const { return metrics_address_; }
 
  private:
   explicit ChildCluster(pid_t pid) : pid_(pid) {}
   pid_t pid_;
   std::string grpc_address_;
+  std::string metrics_address_;
 };
 
 }  // namespace outrider

@@ -1,0 +1,45 @@
+#include "cli/model_check.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "text/tokenizer_definition.h"
+#include "worker/model/model_description.h"
+
+namespace outrider {
+namespace {
+
+absl::StatusOr<ModelDescription> Describe(const std::string& path) {
+  ASSIGN_OR_RETURN(ModelDescription model, DescribeModel(path));
+  RETURN_IF_ERROR(model.servable);
+  if (model.tokenizer.tokens.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": the file has no tokenizer; serving needs one"));
+  }
+  return model;
+}
+
+}  // namespace
+
+absl::Status CheckModels(const ClusterOptions& options) {
+  if (options.device == "cuda") {
+    return absl::InvalidArgumentError("--device cuda: this build computes on CPUs only; use --device cpu or auto");
+  }
+  ASSIGN_OR_RETURN(const ModelDescription target, Describe(options.model));
+  if (static_cast<int>(options.tensor_parallel_size) > target.config.num_heads) {
+    return absl::InvalidArgumentError(absl::StrCat("--tensor-parallel-size ", options.tensor_parallel_size, ": ",
+                                                   options.model, " has ", target.config.num_heads,
+                                                   " attention heads, and a rank needs at least one"));
+  }
+  if (options.draft_model.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const ModelDescription draft, Describe(options.draft_model));
+  const std::string target_print = text::Fingerprint(target.tokenizer);
+  const std::string draft_print = text::Fingerprint(draft.tokenizer);
+  if (target_print != draft_print) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the draft model's tokenizer is not the target's: ", options.model, " has ", target_print, " (",
+                     target.tokenizer.tokens.size(), " tokens), ", options.draft_model, " has ", draft_print, " (",
+                     draft.tokenizer.tokens.size(), " tokens); drafts are token ids, so both must be equal"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace outrider

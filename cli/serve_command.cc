@@ -1,0 +1,176 @@
+#include "cli/serve_command.h"
+
+#include <arpa/inet.h>
+#include <grpcpp/grpcpp.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <thread>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "cli/cluster_flags.h"
+#include "cli/cluster_plan.h"
+#include "cli/model_check.h"
+#include "cli/supervisor.h"
+#include "proto/inference.grpc.pb.h"
+
+namespace outrider {
+namespace {
+
+// Draft workers may be late: once all groups serve, they are waited for so long, then serving begins without.
+constexpr Duration kDraftWaitMax = std::chrono::seconds(20);
+constexpr auto kPollInterval = std::chrono::milliseconds(50);
+constexpr Duration kProgressInterval = std::chrono::seconds(5);
+
+// The folder of the workers' sockets; only this user may enter it. Gone with the object.
+class RuntimeFolder {
+ public:
+  static absl::StatusOr<std::unique_ptr<RuntimeFolder>> Make() {
+    const char* base = std::getenv("TMPDIR");
+    std::string pattern = absl::StrCat(base != nullptr && *base != '\0' ? base : "/tmp", "/outrider-XXXXXX");
+    // A unix socket's path has at most 107 bytes.
+    if (pattern.size() > 70) pattern = "/tmp/outrider-XXXXXX";
+    if (::mkdtemp(pattern.data()) == nullptr) {
+      return absl::UnavailableError(absl::StrCat("can not make a folder ", pattern, ": ", std::strerror(errno),
+                                                 "; set TMPDIR to a writable one"));
+    }
+    return std::unique_ptr<RuntimeFolder>(new RuntimeFolder(pattern));
+  }
+  ~RuntimeFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  explicit RuntimeFolder(std::string path) : path_(std::move(path)) {}
+  const std::string path_;
+};
+
+// A port that can be bound on `host` now: `port` itself, or a free one for 0. UNAVAILABLE naming what is wrong. The
+// socket is closed again; should another process take the port before the router does, the router says so.
+absl::StatusOr<uint32_t> ProbePort(const std::string& host, uint32_t port) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE;
+  addrinfo* found = nullptr;
+  if (const int error = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found); error != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--host '", host, "': ", ::gai_strerror(error)));
+  }
+  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owned(found, ::freeaddrinfo);
+  const int fd = ::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return absl::UnavailableError(absl::StrCat("socket: ", std::strerror(errno)));
+  const int on = 1;
+  ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  sockaddr_storage bound{};
+  socklen_t size = sizeof(bound);
+  const bool ok = ::bind(fd, found->ai_addr, found->ai_addrlen) == 0 && ::listen(fd, 1) == 0 &&
+                  ::getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &size) == 0;
+  const int error = errno;
+  ::close(fd);
+  if (!ok) {
+    return absl::UnavailableError(absl::StrCat("can not listen on ", host, ":", port, ": ", std::strerror(error),
+                                               "; choose another port, or 0 for a free one"));
+  }
+  return ntohs(bound.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port
+                                           : reinterpret_cast<sockaddr_in*>(&bound)->sin_port);
+}
+
+// Waits until every group serves and, within a bound, every draft worker is there. False once `stopped`.
+bool AwaitReady(const ClusterOptions& options, const std::atomic<bool>& stopped) {
+  const auto stub = v1::Inference::NewStub(
+      grpc::CreateChannel(absl::StrCat(options.host, ":", options.grpc_port), grpc::InsecureChannelCredentials()));
+  const uint32_t num_draft_workers = options.draft_model.empty() ? 0 : options.draft_workers;
+  TimePoint groups_ready_at{}, told_at = std::chrono::steady_clock::now();
+  for (; !stopped; std::this_thread::sleep_for(kPollInterval)) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(1));
+    v1::ModelInfo info;
+    const bool answered = stub->GetModelInfo(&context, {}, &info).ok();
+    const TimePoint now = std::chrono::steady_clock::now();
+    if (answered && info.num_groups() >= options.groups) {
+      if (info.num_draft_workers() >= num_draft_workers) return true;
+      if (groups_ready_at == TimePoint{}) groups_ready_at = now;
+      if (now - groups_ready_at > kDraftWaitMax) {
+        LogWarning(info.num_draft_workers(), " of ", num_draft_workers,
+                   " draft workers are there; serving begins without the rest");
+        return true;
+      }
+    }
+    if (now - told_at >= kProgressInterval) {
+      told_at = now;
+      LogInfo("waiting for the cluster: ", info.num_groups(), " of ", options.groups, " groups serve, ",
+              info.num_draft_workers(), " of ", num_draft_workers, " draft workers are there");
+    }
+  }
+  return false;
+}
+
+absl::Status RunServe(ClusterOptions options) {
+  SetLogProcess("serve");
+  RETURN_IF_ERROR(Validate(options));
+  RETURN_IF_ERROR(CheckModels(options));
+  ASSIGN_OR_RETURN(options.grpc_port, ProbePort(options.host, options.grpc_port));
+  ASSIGN_OR_RETURN(options.metrics_port, ProbePort(options.host, options.metrics_port));
+  ASSIGN_OR_RETURN(const std::unique_ptr<RuntimeFolder> folder, RuntimeFolder::Make());
+
+  Supervisor::BlockSignals();
+  Supervisor supervisor({.program = std::filesystem::read_symlink("/proc/self/exe").string()});
+  for (UnitPlan& unit : PlanCluster(options, folder->path(), std::max(1u, std::thread::hardware_concurrency()))) {
+    supervisor.Add(std::move(unit));
+  }
+  std::atomic<bool> stopped{false};
+  std::thread ready([&] {
+    if (!AwaitReady(options, stopped)) return;
+    supervisor.MarkReady();
+    std::printf("ready grpc=%s:%u metrics=%s:%u\n", options.host.c_str(), options.grpc_port, options.host.c_str(),
+                options.metrics_port);
+    std::fflush(stdout);
+  });
+  const absl::Status status = supervisor.Run();
+  stopped = true;
+  ready.join();
+  return status;
+}
+
+}  // namespace
+
+void AddServeCommand(CLI::App& app, int& exit_code) {
+  CLI::App* command = app.add_subcommand("serve", "Run a whole cluster on this machine");
+  auto options = std::make_shared<ClusterOptions>();
+  command->add_option("MODEL", options->model, "GGUF file of the target model")->required();
+  AddClusterFlags(*command, *options);
+  command->add_option("--lookahead", options->lookahead, "Draft tokens a round: auto (measured) or 0..32")
+      ->type_name("[auto]");
+  command->add_option("--host", options->host, "Address to listen on")->type_name("[127.0.0.1]");
+  command->add_option("--grpc-port", options->grpc_port, "Port of the gRPC API; 0: a free one")->type_name("[9000]");
+  command->add_option("--metrics-port", options->metrics_port, "Port of the Prometheus metrics; 0: a free one")
+      ->type_name("[9100]");
+  command->footer(
+      "Prints `ready grpc=HOST:PORT metrics=HOST:PORT` on standard output once it can serve; logs go to standard "
+      "error.\n"
+      "SIGTERM or Ctrl-C finishes what runs and stops all; a second one stops at once.\n\n"
+      "Example:\n"
+      "  outrider serve model.gguf --draft-model draft.gguf --tensor-parallel-size 2");
+  command->callback([=, &exit_code] {
+    const absl::Status status = RunServe(*options);
+    if (status.ok()) return;
+    LogError(status.message());
+    exit_code = status.code() == absl::StatusCode::kInvalidArgument ? 2 : 1;
+  });
+}
+
+}  // namespace outrider

@@ -1,0 +1,133 @@
+// The whole path with every process real: ids do not depend on drafts, ranks restart, nothing outlives the cluster.
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <thread>
+
+#include "tests/integration/cluster_fixture.h"
+
+namespace outrider {
+namespace {
+
+constexpr int kNumPrompts = 6;
+constexpr int kMaxTokens = 40;
+
+std::vector<v1::GenerateRequest> Requests(bool draft, int lookahead) {
+  std::vector<v1::GenerateRequest> requests;
+  for (int i = 0; i < kNumPrompts; ++i) {
+    v1::GenerateRequest request = TestRequest(i, /*greedy=*/i % 2 == 0, kMaxTokens);
+    request.set_draft(draft);
+    request.set_lookahead(lookahead);
+    requests.push_back(request);
+  }
+  return requests;
+}
+
+std::vector<std::vector<int32_t>> Ids(const std::vector<RequestOutcome>& outcomes) {
+  std::vector<std::vector<int32_t>> ids;
+  for (const RequestOutcome& outcome : outcomes) {
+    EXPECT_TRUE(outcome.status.ok()) << outcome.status.message();
+    ids.push_back(outcome.choices.at(0).output_token_ids);
+    EXPECT_EQ(ids.back().size(), kMaxTokens);
+  }
+  return ids;
+}
+
+class ExactCluster : public ::testing::TestWithParam<int> {};
+
+TEST_P(ExactCluster, GivesTheSameIdsWhateverIsDrafted) {
+  ClusterOptions options = TestCluster();
+  options.tensor_parallel_size = GetParam();
+  const auto cluster = StartCluster(options);
+  ASSERT_NE(cluster, nullptr);
+  const auto expected = Ids(Generate(*cluster, Requests(/*draft=*/false, 0)));
+  ASSERT_EQ(expected.size(), kNumPrompts);
+  for (const int lookahead : {1, 4, 8, -1}) {
+    for (const int concurrency : {1, kNumPrompts}) {
+      const auto outcomes = Generate(*cluster, Requests(/*draft=*/true, lookahead), concurrency);
+      EXPECT_EQ(Ids(outcomes), expected) << "lookahead " << lookahead << ", concurrency " << concurrency;
+      uint32_t drafted = 0, accepted = 0;
+      for (const RequestOutcome& outcome : outcomes) {
+        drafted += outcome.choices[0].finished.usage().draft_tokens();
+        accepted += outcome.choices[0].finished.usage().accepted_tokens();
+      }
+      if (lookahead > 0) {
+        EXPECT_GT(drafted, 0) << "lookahead " << lookahead;
+        // The draft model is the target: with one rank its arithmetic is the target's own.
+        if (GetParam() == 1 && concurrency == 1) {
+          EXPECT_EQ(accepted, drafted) << "lookahead " << lookahead;
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, ExactCluster, ::testing::Values(1, 2));
+
+TEST(Cluster, GoesOnWithTheSameIdsWhenItsDraftWorkerIsKilled) {
+  const auto cluster = StartCluster(TestCluster());
+  ASSERT_NE(cluster, nullptr);
+  const auto expected = Ids(Generate(*cluster, Requests(false, 0)));
+  const auto killed = ChildrenWith(cluster->pid(), {"draft"});
+  ASSERT_EQ(killed.size(), 1);
+  std::thread killer([&] { ::kill(killed[0], SIGKILL); });
+  EXPECT_EQ(Ids(Generate(*cluster, Requests(true, 4), kNumPrompts)), expected);
+  killer.join();
+  EXPECT_NE(::kill(killed[0], 0), 0);  // it did take effect
+}
+
+TEST(Cluster, RestartsAGroupWhoseRankIsKilledAndServesTheSameIds) {
+  ClusterOptions options = TestCluster();
+  options.tensor_parallel_size = 2;
+  const auto cluster = StartCluster(options);
+  ASSERT_NE(cluster, nullptr);
+  const auto expected = Ids(Generate(*cluster, Requests(false, 0)));
+  for (const char* rank : {"--rank=1", "--rank=0"}) {
+    const auto killed = ChildrenWith(cluster->pid(), {"target", rank});
+    ASSERT_EQ(killed.size(), 1) << rank;
+    ::kill(killed[0], SIGKILL);
+    EXPECT_EQ(Ids(Generate(*cluster, Requests(true, 4))), expected) << "after " << rank << " was killed";
+    const auto now = ChildrenWith(cluster->pid(), {"target", rank});
+    ASSERT_EQ(now.size(), 1) << rank;
+    EXPECT_NE(now[0], killed[0]) << rank;
+  }
+}
+
+TEST(Cluster, NothingOutlivesServeKilledByForce) {
+  const auto cluster = StartCluster(TestCluster());
+  ASSERT_NE(cluster, nullptr);
+  const auto children = ChildrenWith(cluster->pid(), {});
+  EXPECT_EQ(children.size(), 3);  // router, one rank, one draft worker
+  ::kill(cluster->pid(), SIGKILL);
+  for (const pid_t child : children) {
+    while (::kill(child, 0) == 0 && !ChildrenWith(1, {}).empty()) {
+      std::ifstream stat("/proc/" + std::to_string(child) + "/stat");
+      std::string line;
+      std::getline(stat, line);
+      if (line.find(") Z") != std::string::npos) break;  // ended; init has yet to collect it
+    }
+  }
+}
+
+TEST(Cluster, EndsAtOnceWithACauseWhenItCanNotStart) {
+  ClusterOptions options = TestCluster();
+  options.model = "/nowhere/model.gguf";
+  EXPECT_FALSE(ChildCluster::Start(options, std::filesystem::canonical("outrider").string()).ok());
+  options = TestCluster();
+  options.tensor_parallel_size = 5;  // the model has four heads
+  EXPECT_FALSE(ChildCluster::Start(options, std::filesystem::canonical("outrider").string()).ok());
+  const auto cluster = StartCluster(TestCluster());
+  ASSERT_NE(cluster, nullptr);
+  options = TestCluster();
+  options.grpc_port = std::stoi(cluster->grpc_address().substr(cluster->grpc_address().rfind(':') + 1));
+  EXPECT_FALSE(ChildCluster::Start(options, std::filesystem::canonical("outrider").string()).ok());
+}
+
+}  // namespace
+}  // namespace outrider
