@@ -18,7 +18,8 @@ namespace outrider::text {
 // published vocabularies have 262144 tokens, 514906 merges and tokens of some 300 bytes.
 inline constexpr size_t kMaxVocabSize = size_t{1} << 20;
 inline constexpr size_t kMaxMerges = size_t{1} << 21;
-inline constexpr size_t kMaxTokenBytes = 4096;                   // as stored in the definition
+inline constexpr size_t kMaxTokenBytes = 4096;        // as stored in the definition
+inline constexpr size_t kMaxSpecialTokenBytes = 256;  // of control and user-defined tokens: text is searched for them
 inline constexpr size_t kMaxDefinitionBytes = size_t{64} << 20;  // tokens and merges together
 inline constexpr size_t kMaxChatTemplateBytes = size_t{1} << 20;
 
@@ -37,7 +38,7 @@ class Tokenizer {
 
   // The ids of `text`. Any bytes are accepted, invalid UTF-8 too; the empty text has no ids (besides added ones).
   // For byte-level vocabularies that hold all 256 bytes, and pre-tokenizers without a normaliser, the bytes of the ids
-  // together are `text`; bytes that the vocabulary lacks become unk_id, or are left out where there is none.
+  // together are `text`; bytes that a vocabulary lacks are left out, as Hugging Face's tokenizers do.
   // Time is O(n log n) in the bytes of `text`.
   virtual std::vector<TokenId> Encode(absl::string_view text, const EncodeOptions& options) const = 0;
   std::vector<TokenId> Encode(absl::string_view text) const { return Encode(text, EncodeOptions()); }

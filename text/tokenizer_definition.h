@@ -2,6 +2,7 @@
 // (tokenizer.h) checks it and builds from it. Nothing here is validated.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -49,16 +50,25 @@ struct TokenizerDefinition {
   std::optional<TokenId> unk_id;  // tokenizer.ggml.unknown_token_id
   std::optional<TokenId> pad_id;  // tokenizer.ggml.padding_token_id
 
-  bool add_bos = false;           // tokenizer.ggml.add_bos_token
+  bool add_bos = false;           // tokenizer.ggml.add_bos_token; DefaultAddBos(pre) when absent
   bool add_eos = false;           // tokenizer.ggml.add_eos_token
   bool add_space_prefix = false;  // tokenizer.ggml.add_space_prefix
   // A word that is a token as it stands is taken whole, whatever the merges would make of it. Hugging Face's
-  // ignore_merges; GGUF has no key for it: MakeTokenizer adds it for pre "llama-bpe".
+  // ignore_merges; GGUF has no key for it: Llama 3's and Tekken's pre-tokenizers imply it.
   bool ignore_merges = false;
 
   // tokenizer.chat_template, a Jinja source (chat_template.h); empty when the model has none.
   std::string chat_template;
 };
+
+// The raw bytes of token `id` of `definition`. REQUIRES: id < definition.tokens.size().
+std::string DecodeStoredToken(const TokenizerDefinition& definition, size_t id);
+
+// Whether a pre-tokenizer belongs to vocabularies that take whole words whatever their merges: Llama 3's and Tekken.
+bool ImpliesIgnoreMerges(absl::string_view pre);
+
+// What add_bos is when a GGUF file has no tokenizer.ggml.add_bos_token, by pre-tokenizer.
+bool DefaultAddBos(absl::string_view pre);
 
 // 32 hexadecimal digits that name a vocabulary: the first half of SHA-256 over model, pre, every token's bytes and
 // type, the merges, and what Encode adds or ends at (bos, eos, eot, eom, unk, the add_ flags). The chat template,
