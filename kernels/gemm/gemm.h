@@ -58,6 +58,7 @@ class GemmWorkspace {
 
   // Makes room for calls of up to num_rows rows of in_features. kOutOfMemory leaves the old room.
   KernelError Reserve(int64_t num_rows, int64_t in_features);
+  int64_t capacity_bytes() const { return capacity_bytes_; }
 
  private:
   friend struct GemmWorkspaceAccess;
