@@ -3,12 +3,13 @@
 // The highest score wins: that is Gumbel-max (Gumbel 1954; Maddison et al., arXiv:1411.0030), with its resolution where
 // winners are, near u = 0. Target and draft share the noise: drafter-invariant speculative sampling, arXiv:2408.07978.
 //
-// Bits: additions, multiplications and divisions of IEEE single precision in a stated order, no fma, no library
-// function: the same on every instruction set and device, scalar or not (noise_test.cc compares them).
-//   x <  2^31  f = (float(x) + 0.5) * 2^-32     E = 2 atanh(f / (2 - f))     = -log1p(-f)
-//   x >= 2^31  f = (float(~x) + 0.5) * 2^-32    E = -Log(f)                  since 1 - u = (~x + 0.5) / 2^32
-// so E is never 0 or infinite and keeps its relative precision at both ends. Error of the noise, measured over a sweep
-// of x against long double: see kNoiseErrorMax.
+// Bits: IEEE single-precision additions and multiplications in a stated order, no fma and no library function, so the
+// same on every instruction set and device, scalar or not (coupled_noise_test.cc compares them). With Log and
+// LogReduced(z, e) = log(1 + z) + e ln 2 of kernels/math/fast_math-inl.h:
+//   m = x < 2^31 ? x : ~x,   f = (float(m) + 0.5) * 2^-32               float(): to nearest even
+//   x < 2^31 and f < 0.29289:   E = -LogReduced(-f, 0)                  keeps the relative precision of a small E
+//   else:   E = -Log(x < 2^31 ? 1 - f : f)                              since 1 - u = (~x + 0.5) / 2^32
+// so E is never 0 or infinite.
 //
 // Thread safety: pure functions.
 #pragma once
@@ -17,20 +18,23 @@
 
 namespace outrider::kernels {
 
-// log of a finite positive normal float; |error| <= 1.5 ulp (kernels/math/fast_math-inl.h has the same in SIMD).
+// log(x) of a positive normal finite float; |error| <= 1.5 ulp.
 float NoiseLog(float x);
 
-// E in [1.1e-10, 22.9].
+// exp(x) as in kernels/math/fast_math-inl.h: |relative error| <= 3e-7 in [-87, 88]; 0 below.
+float NoiseExp(float x);
+
+// E in [1.16e-10, 22.88].
 float ExponentialFromBits(uint32_t x);
 
-// -log E in [-3.13, 22.88]; to be added to a logit.
+// -log E in [-3.14, 22.88]: what is added to a logit.
 float GumbelFromBits(uint32_t x);
 
-// Largest |GumbelFromBits(x) - exact| over all x: under 3e-7 where |value| <= 1, 2 ulp beyond. Derived in
-// noise_test.cc.
-inline constexpr float kNoiseErrorMax = 2.5e-6f;
+// Largest |GumbelFromBits(x) - exact|: half an ulp of 22.9 for the last rounding and as much again for E's relative
+// error and the polynomial. The test holds a sweep over all exponents of u and 1 - u to it.
+inline constexpr float kGumbelErrorMax = 2.0e-6f;
 
-// No draw scores more than its logit plus this: -log E(x = 0), rounded up.
-inline constexpr float kGumbelMax = 22.88f;
+// No token scores more than its logit plus this: -log E of x = 0 (22.8739), rounded up.
+inline constexpr float kGumbelMax = 22.874f;
 
 }  // namespace outrider::kernels
