@@ -47,25 +47,23 @@ inline constexpr Duration kLivenessInterval = std::chrono::milliseconds(100);
 // The region's bytes for a group. REQUIRES: options.chunk_bytes valid, 1 <= world_size <= kMaxRanks.
 int64_t RegionBytes(int world_size, int64_t chunk_bytes);
 
-// Makes zeroed memory of RegionBytes a region of the group. Once, before anyone attaches.
-void InitialiseRegion(void* region, int world_size, int64_t chunk_bytes);
-
-// FAILED_PRECONDITION naming what differs if `region` is not one of this build for such a group.
-absl::Status CheckRegion(const void* region, int world_size, int64_t chunk_bytes);
-
 // Thread safety: as Communicator.
 class RegionCommunicator final : public Communicator {
  public:
-  // A rank that is known to be dead, or -1. Called by waiting ranks, every kLivenessInterval at most.
-  using FindDeadRank = std::function<int()>;
+  // Whether the rank is known to be dead. Called by a waiting rank, every kLivenessInterval at most.
+  using IsDead = std::function<bool(int rank)>;
 
-  // `region`: initialised; owned, the memory goes when all its owners have gone. `find_dead_rank` may be null.
-  RegionCommunicator(std::shared_ptr<void> region, int rank, int world_size, RegionOptions options,
-                     FindDeadRank find_dead_rank);
+  // `region`: initialised; owned, the memory goes when all its owners have gone. `is_dead` may be null.
+  RegionCommunicator(std::shared_ptr<void> region, int rank, int world_size, RegionOptions options, IsDead is_dead);
   // Tells the others that this rank has left.
   ~RegionCommunicator() override;
   RegionCommunicator(const RegionCommunicator&) = delete;
   RegionCommunicator& operator=(const RegionCommunicator&) = delete;
+
+  // Makes zeroed memory of RegionBytes a region of the group. Once, before anyone attaches.
+  static void Initialise(void* region, int world_size, int64_t chunk_bytes);
+  // FAILED_PRECONDITION naming what differs if `region` is not one of this build for such a group.
+  static absl::Status Check(const void* region, int world_size, int64_t chunk_bytes);
 
   int rank() const override { return rank_; }
   int world_size() const override { return world_size_; }
@@ -82,12 +80,16 @@ class RegionCommunicator final : public Communicator {
 
   char* Part(uint32_t round, int rank) const;
   float* Sums(uint32_t round) const;
-  // Everyone has read rounds before the coming one's predecessor: its buffers may be written.
+  // Until the buffers of the coming round may be written: all have read the round before the last.
   absl::Status BeginRound();
+  // Starts the coming round for the others: what this rank wrote for it is theirs to read.
   void Publish();
   absl::Status WaitFor(int peer, uint32_t round, Bound bound);
   absl::Status WaitForAll(uint32_t round);
   absl::Status WaitAsleep(int peer, uint32_t round, Bound bound);
+  // Why the group is over for a rank that waits for `peer`, or OK.
+  absl::Status LookAround(int peer, uint32_t round);
+  absl::Status Die(const std::string& reason);
   absl::Status AbortedStatus() const;
   absl::Status AllReduceSmall(float* data, int64_t count);
   absl::Status AllReduceLarge(float* data, int64_t count);
@@ -96,7 +98,7 @@ class RegionCommunicator final : public Communicator {
   const int rank_;
   const int world_size_;
   const RegionOptions options_;
-  const FindDeadRank find_dead_rank_;
+  const IsDead is_dead_;
   Header* const header_;
   Slot* const slots_;
   char* const parts_;
