@@ -1,0 +1,31 @@
+// Request: one Generate call as a target group sees it, all its choices together.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/ids.h"
+#include "worker/sequence/sampling_params.h"
+
+namespace outrider {
+
+// One choice. `output` was delivered by an earlier attempt: counted, never generated again.
+struct RequestLane {
+  uint32_t lane = 0;
+  std::vector<TokenId> output;
+};
+
+struct Request {
+  static constexpr int kAutoLookahead = -1;
+
+  std::vector<TokenId> prompt;
+  SamplingParams params;           // of every lane, but for `lane`
+  std::vector<RequestLane> lanes;  // at least one; lanes differ
+  TimePoint deadline = TimePoint::max();
+  bool draft = true;               // may be drafted for
+  int lookahead = kAutoLookahead;  // draft tokens a round: auto or 0..kMaxLookahead
+  uint64_t prefix_salt = 0;        // prefixes are shared only between requests of equal salt
+};
+
+}  // namespace outrider

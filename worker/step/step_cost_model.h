@@ -1,0 +1,44 @@
+// StepCostModel: how long a step takes by its number of rows, from what was measured.
+//
+// Rows fall into buckets (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, ... up to 64 Ki); each keeps an exponential average. Between
+// buckets it interpolates, below the first and beyond the last it continues the nearest slope, and it never falls with
+// more rows.
+//
+// Thread safety: none.
+#pragma once
+
+#include <array>
+
+namespace outrider {
+
+class StepCostModel {
+ public:
+  // Takes note of a step of num_rows >= 1 rows. Times that are not positive and finite are ignored.
+  void Observe(int num_rows, double milliseconds);
+
+  // Whether anything was measured; without, EstimateMs is 0.
+  bool known() const { return num_known_ > 0; }
+  // Whether this very number of rows (its bucket) was measured.
+  bool known(int num_rows) const;
+  double EstimateMs(int num_rows) const;
+
+  // The most rows, at most num_rows_max, whose step is thought to last no longer than `milliseconds`. Grows at most
+  // twofold beyond what was measured; kRowsUnmeasured before the first measurement. At least 1.
+  int RowsWithin(double milliseconds, int num_rows_max) const;
+
+  static constexpr int kRowsUnmeasured = 64;
+
+ private:
+  static constexpr int kNumBuckets = 64;
+  struct Bucket {
+    double num_rows = 0;  // average of those seen
+    double milliseconds = 0;
+    int num_samples = 0;
+  };
+  static int BucketOf(int num_rows);
+
+  std::array<Bucket, kNumBuckets> buckets_;
+  int num_known_ = 0;
+};
+
+}  // namespace outrider
