@@ -1,0 +1,99 @@
+// DraftPlanner asks sources for drafts and passes on those that are usable. After each turn of the scheduler it tells
+// sources what was committed, how many draft tokens are wanted, and the scheduler how long to wait for them. PURE but
+// for the sources it calls, none of which may block.
+//
+// Fixed lookahead: every sequence that may draft asks its draft worker (or, while that is not there or not caught up,
+// the in-process source) for so many, and waits at most draft_wait_ms_max. Auto: LookaheadPolicy chooses source and
+// number; waits are bounded by draft_wait_ratio of the measured plain step as well. With 0 chosen a source is not
+// spoken to at all; it catches up with one longer commit when it is asked again.
+//
+// A source that has not answered its last request is asked but not waited for.
+//
+// Thread safety: none. Owned by the engine's thread.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
+#include "absl/types/span.h"
+#include "base/clock.h"
+#include "base/ids.h"
+#include "worker/sequence/sequence.h"
+#include "worker/sequence/sequence_update.h"
+#include "worker/speculation/acceptance_stats.h"
+#include "worker/speculation/draft_latency.h"
+#include "worker/speculation/draft_session.h"
+#include "worker/speculation/draft_source.h"
+#include "worker/speculation/lookahead_policy.h"
+#include "worker/step/draft_offer.h"
+#include "worker/step/step_cost_model.h"
+
+namespace outrider {
+
+struct DraftPlannerOptions {
+  int vocab_size = 0;
+  int lookahead = Request::kAutoLookahead;  // of sequences that do not say: auto or 0..kMaxLookahead
+  double draft_wait_ratio = 0.5;
+  double draft_wait_ms_max = 50;
+};
+
+// For the scheduler: GrantDraft and OfferDraft each.
+struct DraftDecisions {
+  std::vector<DraftGrant> grants;
+  std::vector<DraftOffer> offers;
+  void clear() { grants.clear(), offers.clear(); }
+};
+
+// Counts since the start, all sources together.
+struct DraftStats {
+  std::array<int64_t, kNumDropReasons> num_dropped{};  // by DropReason
+  int64_t num_requests = 0;                            // drafts asked for
+  int64_t num_answers = 0;
+  double latency_ms_total = 0;  // of answers to sources that were caught up: commit to proposal
+  int64_t num_latencies = 0;
+  std::array<int64_t, kMaxLookahead> num_verified{};  // draft tokens by position in their draft
+  std::array<int64_t, kMaxLookahead> num_accepted{};
+};
+
+class DraftPlanner {
+ public:
+  // A live sequence's tokens, or null once it ended.
+  using FindSequence = absl::FunctionRef<const Sequence*(SequenceId)>;
+  using DraftSourceId = int;  // never used twice
+
+  explicit DraftPlanner(const DraftPlannerOptions& options);
+  ~DraftPlanner();
+
+  // The source outlives this or its RemoveSource. `in_process`: it answers within the call, at no cost worth waiting
+  // for.
+  DraftSourceId AddSource(DraftSource* source, bool in_process);
+  void RemoveSource(DraftSourceId source);
+
+  // Takes what sources proposed. Call it before each PlanStep. Appends to `decisions`.
+  void TakeProposals(FindSequence find, TimePoint now, DraftDecisions& decisions);
+
+  // Takes in what Scheduler::TakeUpdates gave, learns from it, and speaks to sources. Appends to `decisions`.
+  // `decode_cost` is the scheduler's.
+  void AfterUpdates(absl::Span<const SequenceUpdate> updates, FindSequence find, const StepCostModel& decode_cost,
+                    TimePoint now, DraftDecisions& decisions);
+
+  const DraftStats& stats() const { return stats_; }
+  int num_sequences() const { return static_cast<int>(sequences_.size()); }
+
+ private:
+  struct Source;
+  struct Drafted;
+
+  const DraftPlannerOptions options_;
+  DraftStats stats_;
+  std::vector<std::unique_ptr<Source>> sources_;  // by id; null once removed
+  absl::flat_hash_map<SequenceId, std::unique_ptr<Drafted>> sequences_;
+  std::vector<DraftSource::Proposal> proposals_;
+  TimePoint last_choice_{};
+};
+
+}  // namespace outrider
