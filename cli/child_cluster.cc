@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstring>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -20,7 +21,7 @@ namespace outrider {
 namespace {
 
 constexpr size_t kMaxLineBytes = 4096;
-constexpr int kStopBoundMs = 8000;
+constexpr int kStopBoundMs = 20000;
 
 std::vector<std::string> ServeArguments(const ClusterOptions& options) {
   return {"outrider",
@@ -83,14 +84,20 @@ absl::StatusOr<std::unique_ptr<ChildCluster>> ChildCluster::Start(const ClusterO
   return cluster;
 }
 
-ChildCluster::~ChildCluster() {
-  ::kill(pid_, SIGTERM);
+ChildCluster::~ChildCluster() { Stop(); }
+
+bool ChildCluster::Stop() {
+  const pid_t pid = std::exchange(pid_, 0);
+  if (pid == 0) return true;
+  int status = 0;
+  ::kill(pid, SIGTERM);
   for (int waited_ms = 0; waited_ms < kStopBoundMs; waited_ms += 10) {
-    if (::waitpid(pid_, nullptr, WNOHANG) != 0) return;
+    if (::waitpid(pid, &status, WNOHANG) != 0) return WIFEXITED(status) && WEXITSTATUS(status) == 0;
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
-  ::kill(pid_, SIGKILL);
-  ::waitpid(pid_, nullptr, 0);
+  ::kill(pid, SIGKILL);
+  ::waitpid(pid, nullptr, 0);
+  return false;
 }
 
 }  // namespace outrider

@@ -17,10 +17,13 @@ class ChildCluster {
   // another in tests. Errors: UNAVAILABLE when it ends before it is ready; its log on standard error says why.
   static absl::StatusOr<std::unique_ptr<ChildCluster>> Start(const ClusterOptions& options,
                                                              const std::string& program = "/proc/self/exe");
-  // SIGTERM, then SIGKILL after a bound.
+  // Stops it as Stop does, if that was not done.
   ~ChildCluster();
   ChildCluster(const ChildCluster&) = delete;
   ChildCluster& operator=(const ChildCluster&) = delete;
+
+  // SIGTERM, then SIGKILL after a bound. True if it ended in order, all of its processes with exit code 0.
+  bool Stop();
 
   pid_t pid() const { return pid_; }
   const std::string& grpc_address() const { return grpc_address_; }
@@ -28,7 +31,7 @@ class ChildCluster {
 
  private:
   explicit ChildCluster(pid_t pid) : pid_(pid) {}
-  pid_t pid_;
+  pid_t pid_;  // 0 once stopped
   std::string grpc_address_;
   std::string metrics_address_;
 };

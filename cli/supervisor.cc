@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 
@@ -126,6 +127,7 @@ absl::Status Supervisor::Reap() {
       if (it == unit.alive.end()) continue;
       if (!unit.ending) unit.last_exit = absl::StrCat(it->second, " ", DescribeExit(status));
       const bool usage_error = !unit.ending && WIFEXITED(status) && WEXITSTATUS(status) == kExitUsage;
+      if (stopping_ && status != 0) bad_stops_.push_back(absl::StrCat(it->second, " ", DescribeExit(status)));
       unit.alive.erase(it);
       if (stopping_) break;
       if (!unit.ending && !unit.alive.empty()) {
@@ -148,10 +150,7 @@ absl::Status Supervisor::Run() {
     bool stop = (fds[0].revents & POLLIN) != 0;
     signalfd_siginfo info;
     while (::read(signal_fd_, &info, sizeof(info)) == sizeof(info)) stop |= info.ssi_signo != SIGCHLD;
-    if (stop) {
-      StopInOrder();
-      return absl::OkStatus();
-    }
+    if (stop) return StopInOrder();
     if (const absl::Status status = Reap(); !status.ok()) {
       KillAll();
       return status;
@@ -170,7 +169,7 @@ absl::Status Supervisor::Run() {
   }
 }
 
-void Supervisor::StopInOrder() {
+absl::Status Supervisor::StopInOrder() {
   stopping_ = true;
   TimePoint bound = std::chrono::steady_clock::now() + options_.drain_bound;
   bool told_others = false;
@@ -179,19 +178,23 @@ void Supervisor::StopInOrder() {
     pollfd fd{signal_fd_, POLLIN, 0};
     ::poll(&fd, 1, kPollMs);
     signalfd_siginfo info;
-    while (::read(signal_fd_, &info, sizeof(info)) == sizeof(info)) {
-      if (info.ssi_signo != SIGCHLD) return KillAll();  // asked a second time
-    }
+    bool again = false;
+    while (::read(signal_fd_, &info, sizeof(info)) == sizeof(info)) again |= info.ssi_signo != SIGCHLD;
     Reap().IgnoreError();
     const TimePoint now = std::chrono::steady_clock::now();
-    if (!told_others && (units_[0].alive.empty() || now >= bound)) {
+    if (again || (told_others && now >= bound)) {
+      for (const Unit& unit : units_) {
+        for (const auto& [pid, name] : unit.alive) bad_stops_.push_back(absl::StrCat(name, " had to be killed"));
+      }
+      KillAll();
+    } else if (!told_others && (units_[0].alive.empty() || now >= bound)) {
       for (Unit& unit : units_) Signal(unit, SIGTERM);
       told_others = true;
       bound = now + options_.stop_bound;
-    } else if (told_others && now >= bound) {
-      return KillAll();
     }
   }
+  if (bad_stops_.empty()) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat("stopped, but not in order: ", absl::StrJoin(bad_stops_, ", ")));
 }
 
 void Supervisor::KillAll() {

@@ -75,7 +75,7 @@ class Supervisor {
   absl::Status OnUnitEnded(Unit& unit, bool usage_error);
   void Signal(Unit& unit, int signal);
   void KillAll();
-  void StopInOrder();
+  absl::Status StopInOrder();
   bool AnyAlive() const;
 
   const SupervisorOptions options_;
@@ -83,6 +83,7 @@ class Supervisor {
   int wake_fd_ = -1;    // eventfd: Stop
   int signal_fd_ = -1;  // signalfd: SIGTERM, SIGINT, SIGCHLD
   bool stopping_ = false;
+  std::vector<std::string> bad_stops_;  // what did not end in order when asked to
   std::atomic<bool> ready_{false};
   std::atomic<int> num_restarts_{0};
 };

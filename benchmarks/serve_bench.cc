@@ -1,0 +1,147 @@
+// serve_bench: what a user of a whole cluster gets, with and without drafts, in one run: a line of JSON a case.
+//
+//   bazel run -c opt //benchmarks:serve_bench -- [--ranks 1] [--repeats 5] [--prompts 20] [--max-tokens 96]
+//
+// Cases (draft off, lookahead auto, lookahead 4; concurrency 1 and 16) take turns within each repeat, so that a machine
+// whose speed drifts drifts for all of them. Ids are compared with those of `off`: a difference ends the run.
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "tests/integration/cluster_fixture.h"
+
+namespace outrider {
+namespace {
+
+struct Case {
+  const char* name;
+  bool draft;
+  int lookahead;
+  int concurrency;
+  std::vector<double> tokens_per_second, first_token_ms;
+  uint64_t rounds = 0, plain_steps = 0, draft_tokens = 0, accepted = 0;
+};
+
+double Quantile(std::vector<double> values, double q) {
+  std::sort(values.begin(), values.end());
+  return values[static_cast<size_t>(q * static_cast<double>(values.size() - 1) + 0.5)];
+}
+
+int Flag(int argc, char** argv, const char* name, int fallback) {
+  for (int i = 1; i + 1 < argc; ++i) {
+    if (std::strcmp(argv[i], name) == 0) return std::atoi(argv[i + 1]);
+  }
+  return fallback;
+}
+
+int Main(int argc, char** argv) {
+  const int ranks = Flag(argc, argv, "--ranks", 1);
+  const int repeats = Flag(argc, argv, "--repeats", 5);
+  const int num_prompts = Flag(argc, argv, "--prompts", 20);
+  const int max_tokens = Flag(argc, argv, "--max-tokens", 96);
+  ClusterOptions options = TestCluster();
+  options.model = TargetModelPath();
+  options.max_model_len = 2048;
+  options.tensor_parallel_size = ranks;
+  if (options.model.empty()) {
+    std::fprintf(stderr, "serve_bench: no target model; run deploy/setup.sh model\n");
+    return 1;
+  }
+  const auto cluster = StartCluster(options);
+  if (cluster == nullptr) return 1;
+
+  static constexpr const char* kQuestions[] = {"What is the capital of France?",
+                                               "Explain photosynthesis in simple terms.",
+                                               "Write a short story about a fox.",
+                                               "List five uses of a paper clip.",
+                                               "How do I make pancakes?",
+                                               "What is machine learning?",
+                                               "Describe the water cycle.",
+                                               "Give me tips for a job interview.",
+                                               "Who was Marie Curie?",
+                                               "Write a poem about the sea."};
+  std::vector<v1::GenerateRequest> requests;
+  for (int i = 0; i < num_prompts; ++i) {
+    v1::GenerateRequest request;
+    auto* message = request.add_messages();
+    message->set_role("user");
+    message->set_content(std::string(kQuestions[i % 10]) + (i >= 10 ? " Be brief." : ""));
+    request.set_temperature(0);
+    request.set_max_tokens(max_tokens);
+    requests.push_back(request);
+  }
+  std::vector<Case> cases = {{"off", false, -1, 1},  {"auto", true, -1, 1},  {"lookahead 4", true, 4, 1},
+                             {"off", false, -1, 16}, {"auto", true, -1, 16}, {"lookahead 4", true, 4, 16}};
+  std::vector<std::vector<int32_t>> expected;
+  for (int repeat = -1; repeat < repeats; ++repeat) {  // -1 warms up
+    for (Case& c : cases) {
+      for (auto& request : requests) {
+        request.set_draft(c.draft);
+        request.set_lookahead(c.lookahead);
+      }
+      const auto start = std::chrono::steady_clock::now();
+      const auto outcomes = Generate(*cluster, requests, c.concurrency);
+      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      uint64_t tokens = 0;
+      std::vector<std::vector<int32_t>> ids;
+      for (const RequestOutcome& outcome : outcomes) {
+        if (!outcome.status.ok()) {
+          std::fprintf(stderr, "serve_bench: %s\n", std::string(outcome.status.message()).c_str());
+          return 1;
+        }
+        const ChoiceOutcome& choice = outcome.choices[0];
+        ids.push_back(choice.output_token_ids);
+        tokens += choice.output_token_ids.size();
+        if (repeat < 0) continue;
+        c.first_token_ms.push_back(choice.finished.timing_ms().first_token());
+        c.rounds += choice.finished.usage().rounds();
+        c.plain_steps += choice.finished.usage().plain_steps();
+        c.draft_tokens += choice.finished.usage().draft_tokens();
+        c.accepted += choice.finished.usage().accepted_tokens();
+      }
+      if (expected.empty()) expected = ids;
+      if (ids != expected) {
+        std::fprintf(stderr, "serve_bench: ids of '%s' at concurrency %d differ from those without drafts\n", c.name,
+                     c.concurrency);
+        return 1;
+      }
+      if (repeat >= 0) c.tokens_per_second.push_back(static_cast<double>(tokens) / seconds);
+    }
+  }
+  for (const Case& c : cases) {
+    const Case& off = *std::find_if(cases.begin(), cases.end(), [&](const Case& other) {
+      return !other.draft && other.concurrency == c.concurrency;
+    });
+    std::vector<double> ratios;
+    for (int i = 0; i < repeats; ++i) ratios.push_back(c.tokens_per_second[i] / off.tokens_per_second[i]);
+    nlohmann::ordered_json json;
+    json["bench"] = "serve";
+    json["case"] = c.name;
+    json["concurrency"] = c.concurrency;
+    json["ranks"] = ranks;
+    json["repeats"] = repeats;
+    json["tokens_per_second"] = {{"median", Quantile(c.tokens_per_second, 0.5)},
+                                 {"p10", Quantile(c.tokens_per_second, 0.1)},
+                                 {"p90", Quantile(c.tokens_per_second, 0.9)}};
+    json["ratio_to_off"] = {
+        {"median", Quantile(ratios, 0.5)}, {"p10", Quantile(ratios, 0.1)}, {"p90", Quantile(ratios, 0.9)}};
+    json["first_token_ms"] = {{"median", Quantile(c.first_token_ms, 0.5)}, {"p90", Quantile(c.first_token_ms, 0.9)}};
+    json["rounds"] = c.rounds;
+    json["plain_steps"] = c.plain_steps;
+    json["draft_tokens"] = c.draft_tokens;
+    json["accepted_tokens"] = c.accepted;
+    if (c.rounds > 0) {
+      json["tokens_a_round"] = 1 + static_cast<double>(c.accepted) / static_cast<double>(c.rounds);
+    }
+    std::printf("%s\n", json.dump().c_str());
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace outrider
+
+int main(int argc, char** argv) { return outrider::Main(argc, argv); }
