@@ -56,7 +56,8 @@ class GroupBackend final : public StepBackend {
   absl::Status Submit(const StepPlan& plan) override;
   absl::StatusOr<StepResult> Collect() override;
 
-  // Orderly end: RunFollower returns OK on every other rank. REQUIRES: no step is out. Nothing may follow.
+  // Orderly end: every other rank knows when this returns, and its RunFollower returns OK. REQUIRES: no step is out.
+  // Nothing may follow.
   absl::Status Stop();
 
  private:
