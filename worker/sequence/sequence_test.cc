@@ -1,3 +1,5 @@
+#include "worker/sequence/sequence.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -69,6 +71,39 @@ TEST(StopsAt, TheLastAllowedTokenEndsBylengthUnlessItEndsTheTextItself) {
   EXPECT_EQ(StopsAt(9, 1, params), std::nullopt);
   EXPECT_EQ(StopsAt(9, 2, params), FinishReason::kLength);
   EXPECT_EQ(StopsAt(7, 2, params), FinishReason::kEndToken);
+}
+
+TEST(Sequence, GrowsByAppendUntilATokenEndsIt) {
+  Request request;
+  request.prompt = {1, 2, 3};
+  request.params.max_tokens = 3;
+  request.params.end_token_ids = {9};
+  Sequence sequence(SequenceId(1), request, {.lane = 2, .output = {4}});
+  EXPECT_EQ(sequence.params().lane, 2u);
+  EXPECT_EQ(sequence.num_output_tokens(), 1);
+  EXPECT_EQ(sequence.EndedFromStart(), std::nullopt);
+  EXPECT_EQ(sequence.Append(5), std::nullopt);
+  EXPECT_EQ(sequence.Append(9), FinishReason::kEndToken);
+  EXPECT_EQ(sequence.tokens(), absl::MakeConstSpan({1, 2, 3, 4, 5, 9}));
+  EXPECT_EQ(sequence.output(), absl::MakeConstSpan({4, 5, 9}));
+  EXPECT_EQ(sequence.num_tokens_max(), 6);
+}
+
+TEST(Sequence, CutForgetsWhatWasComputedBeyond) {
+  Request request;
+  request.prompt = {1, 2};
+  Sequence sequence(SequenceId(1), request, {.output = {4, 5, 6}});
+  sequence.SetComputed(5);
+  sequence.CutOutput(1);
+  EXPECT_EQ(sequence.tokens(), absl::MakeConstSpan({1, 2, 4}));
+  EXPECT_EQ(sequence.num_computed_tokens(), 3);
+}
+
+TEST(Sequence, KnowsThatDeliveredOutputHasEnded) {
+  Request request;
+  request.prompt = {1};
+  request.params.max_tokens = 2;
+  EXPECT_EQ(Sequence(SequenceId(1), request, {.output = {4, 5}}).EndedFromStart(), FinishReason::kLength);
 }
 
 }  // namespace
