@@ -33,12 +33,12 @@ struct ModelConfig {
   kernels::RopeParams rope;
 };
 
-// Bounds on what a file may claim; the largest published models stay a factor of four below.
+// Bounds on what a file may claim; the largest published models stay a factor of two below.
 inline constexpr int kMaxLayers = 1024;
 inline constexpr int kMaxHiddenSize = 1 << 17;
 inline constexpr int kMaxIntermediateSize = 1 << 19;
 inline constexpr int kMaxHeads = 4096;
-inline constexpr int kMaxVocabSize = 1 << 20;
+inline constexpr int kMaxVocabSize = 1 << 19;  // kernels/sampling/sample_row.h
 inline constexpr int kMaxPositions = 1 << 24;
 
 // INVALID_ARGUMENT naming the first field that is out of range or does not divide, with its value.

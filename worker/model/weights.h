@@ -45,6 +45,7 @@ struct LayerWeights {
 };
 
 struct Weights {
+  std::unique_ptr<kernels::WeightArena> arena;  // first: outlives the matrices in it
   // Rows of the embedding table, in the file.
   kernels::DType embedding_dtype = kernels::DType::kF32;
   const void* embedding = nullptr;  // [vocab_size, hidden_size]
@@ -52,12 +53,6 @@ struct Weights {
   std::vector<float> output_norm;  // [hidden_size]
   LinearWeight head;               // [vocabulary rows of the rank, hidden_size]
   int64_t bytes = 0;               // of this rank's matrices and norms
-  std::unique_ptr<kernels::WeightArena> arena;
-};
-
-struct WeightOptions {
-  Numerics numerics = Numerics::kInvariant;
-  int num_threads = 1;
 };
 
 // Reads a rank's tensors from `file`, which must outlive the result. Logs progress about once a second.
@@ -65,6 +60,6 @@ struct WeightOptions {
 // values that are not finite where that is cheap to see (norms, biases); UNIMPLEMENTED for a dtype this build has no
 // code for; RESOURCE_EXHAUSTED.
 absl::StatusOr<std::unique_ptr<Weights>> LoadWeights(const GgufFile& file, const ModelConfig& config,
-                                                     const RankShard& shard, const WeightOptions& options);
+                                                     const RankShard& shard, Numerics numerics);
 
 }  // namespace outrider

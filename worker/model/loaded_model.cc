@@ -1,0 +1,101 @@
+#include "worker/model/loaded_model.h"
+
+#include <chrono>
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "kernels/gemm/gemm.h"
+#include "text/tokenizer.h"
+#include "worker/model/content_hash.h"
+#include "worker/model/gguf_tokenizer.h"
+#include "worker/model/kv_storage.h"
+
+namespace outrider {
+namespace {
+
+absl::Status CheckOptions(const LoadOptions& options) {
+  if (options.world_size < 1 || options.rank < 0 || options.rank >= options.world_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rank ", options.rank, " of ", options.world_size, " ranks does not exist"));
+  }
+  if (options.num_threads < 1 || options.num_threads > kernels::ThreadPool::kMaxThreads) {
+    return absl::InvalidArgumentError(absl::StrCat("number of threads is ", options.num_threads, ", outside 1 to ",
+                                                   kernels::ThreadPool::kMaxThreads));
+  }
+  if (options.max_model_len < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("max_model_len is ", options.max_model_len, ", below 0"));
+  }
+  return absl::OkStatus();
+}
+
+// The ids that end a text. A tokenizer of a kind that is known but not built leaves those that the file names.
+absl::StatusOr<std::vector<TokenId>> EndTokenIds(const std::string& path, const text::TokenizerDefinition& definition) {
+  absl::StatusOr<std::unique_ptr<text::Tokenizer>> tokenizer = text::MakeTokenizer(definition);
+  if (tokenizer.ok()) return (*tokenizer)->end_of_generation_ids();
+  if (tokenizer.status().code() != absl::StatusCode::kUnimplemented) {
+    return absl::Status(tokenizer.status().code(), absl::StrCat(path, ": ", tokenizer.status().message()));
+  }
+  LogWarning(path, ": text can not be served, token ids can: ", tokenizer.status().message());
+  std::vector<TokenId> ids;
+  for (const std::optional<TokenId>& id : {definition.eos_id, definition.eot_id, definition.eom_id}) {
+    if (id.has_value()) ids.push_back(*id);
+  }
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
+}
+
+}  // namespace
+
+LoadedModel::LoadedModel() = default;
+LoadedModel::~LoadedModel() = default;
+
+int64_t LoadedModel::kv_bytes_per_block(int block_size) const {
+  return MakeKvLayout(config_, shard(), options_.numerics, 1, block_size).block_bytes() * config_.num_layers;
+}
+
+absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(const std::string& path, const LoadOptions& options) {
+  const auto started = std::chrono::steady_clock::now();
+  RETURN_IF_ERROR(CheckOptions(options));
+  std::unique_ptr<LoadedModel> model(new LoadedModel());
+  model->options_ = options;
+  ASSIGN_OR_RETURN(model->file_, GgufFile::Open(path));
+  const GgufFile& file = *model->file_;
+  ASSIGN_OR_RETURN(model->config_, ModelConfigFromGguf(file));
+  const ModelConfig& config = model->config_;
+  model->name_ = config.name.empty() ? std::filesystem::path(path).stem().string() : config.name;
+  ASSIGN_OR_RETURN(model->tokenizer_, TokenizerFromGguf(file));
+  if (!model->tokenizer_.tokens.empty()) {
+    if (model->tokenizer_.tokens.size() != static_cast<size_t>(config.vocab_size)) {
+      return absl::InvalidArgumentError(absl::StrCat(path, ": the tokenizer has ", model->tokenizer_.tokens.size(),
+                                                     " tokens, the embedding table ", config.vocab_size, " rows"));
+    }
+    ASSIGN_OR_RETURN(model->end_token_ids_, EndTokenIds(path, model->tokenizer_));
+  }
+  if (options.max_model_len > config.max_positions) {
+    return absl::InvalidArgumentError(absl::StrCat("max_model_len ", options.max_model_len, " is more than the ",
+                                                   config.max_positions, " positions of ", path));
+  }
+  model->max_model_len_ = options.max_model_len > 0 ? options.max_model_len : config.max_positions;
+  ASSIGN_OR_RETURN(model->plan_, PlanShards(config, options.world_size));
+  ASSIGN_OR_RETURN(model->weights_, LoadWeights(file, config, model->shard(), options.numerics));
+
+  kernels::ThreadPool pool(options.num_threads);
+  const std::string identity =
+      absl::StrCat(ContentHash(file.bytes(), pool), "|", options.world_size, "|", model->plan_.ToString(), "|",
+                   NumericsName(options.numerics), "|", kernels::DTypeName(KvDtype(options.numerics)), "|",
+                   kKernelRevision, "|", kernels::GemmTargetName());
+  model->numerics_id_ =
+      ContentHash(absl::MakeConstSpan(reinterpret_cast<const std::byte*>(identity.data()), identity.size()), pool);
+
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  LogInfo("loaded ", model->name_, " rank ", options.rank, " of ", options.world_size, ": ",
+          model->weights_->bytes >> 20, " MiB of weights, ", NumericsName(options.numerics), ", ",
+          kernels::GemmTargetName(), ", numerics id ", model->numerics_id_, ", in ", static_cast<int>(seconds * 1000),
+          " ms");
+  return model;
+}
+
+}  // namespace outrider
