@@ -33,10 +33,16 @@ namespace {
 // Blocks whose largest magnitude is below count as zero: 127 / max must stay finite.
 constexpr float kTinyBlock = 1e-30f;
 
+// How far ahead of their use weights are asked for. The processor's own prefetchers follow a stream too, but with some
+// hundred instructions a kilobyte they get less far ahead than memory is away: 20-30 % of a one-row product (measured
+// on a Sapphire Rapids, 2 to 8 KiB alike or rising).
+constexpr int64_t kPrefetchBytes = 8192;
+
 // Up to kRowTile rows of x as a product reads them. `num_rows` values of one k (float) or of one block (quantised) lie
 // together, so that a kernel for R rows addresses them with constants.
 struct ActivationTile {
   int num_rows = 0;
+  bool prefetch_weights = false;        // for the first tile that reads a group
   const float* values = nullptr;        // [K][num_rows]; float weights only
   const int8_t* quants = nullptr;       // [B][num_rows][32]; the rest: quantised weights only
   const float* scales = nullptr;        // [B][num_rows] dx
@@ -330,6 +336,17 @@ HWY_INLINE void DotBytes(const uint8_t* quants, const int8_t* x, const int32_t* 
 
 constexpr int kLanes = kGroupSize / kParts;
 
+// Asks for [p + kPrefetchBytes, + kBytes), which may lie past the end of the weights, for the second-level cache.
+template <int64_t kBytes>
+HWY_INLINE void PrefetchAhead(const void* p) {
+  // As integers: the address may be outside of any object, which only a prefetch may be given.
+  const uintptr_t ahead = reinterpret_cast<uintptr_t>(p) + kPrefetchBytes;
+#pragma GCC unroll 8
+  for (int64_t line = 0; line < kBytes; line += 64) {
+    __builtin_prefetch(reinterpret_cast<const void*>(ahead + line), /*rw=*/0, /*locality=*/2);
+  }
+}
+
 template <DType kDType>
 HWY_INLINE F LoadWeights(const std::byte* elements) {
   if constexpr (kDType == DType::kF32) return Load(reinterpret_cast<const float*>(elements));
@@ -355,6 +372,7 @@ void FloatTile(const std::byte* group, const GroupLayout& /*layout*/, int64_t in
 #pragma GCC unroll 2
     for (int p = 0; p < kParts; ++p) {
       for (int64_t k = run; k < end; ++k) {
+        if (p == 0 && tile.prefetch_weights) PrefetchAhead<64>(group + k * kGroupSize * kElementBytes);
         const F w = LoadWeights<kDType>(group + (k * kGroupSize + p * kLanes) * kElementBytes);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) acc[p][r] = Fma(w, Set1(x[k * R + r]), acc[p][r]);
@@ -383,6 +401,7 @@ void QuantTile(const std::byte* group, const GroupLayout& layout, int64_t in_fea
     for (int r = 0; r < R; ++r) acc[p][r] = Zero();
   }
   for (int64_t b = 0; b < num_blocks; ++b, quants += kBlockQuantBytes) {
+    if (tile.prefetch_weights) PrefetchAhead<kBlockQuantBytes>(quants);
     const int8_t* x = tile.quants + b * R * kQuantBlockSize;
     const float* x_scales = tile.scales + b * R;
 #pragma GCC unroll 2
@@ -674,7 +693,7 @@ class Product {
   ActivationTile Tile(int64_t t) const {
     const ActivationTileBuffer buffer = TileBuffer(t);
     const float* values = num_rows_ == 1 ? x_ : buffer.values;
-    return {rows_of_tile(t), values, buffer.quants, buffer.scales, buffer.sums, buffer.minus_sums};
+    return {rows_of_tile(t), false, values, buffer.quants, buffer.scales, buffer.sums, buffer.minus_sums};
   }
 
   void PrepareTile(int64_t t) const {
@@ -711,7 +730,8 @@ class Product {
       for (int64_t g = first_group; g < end_group; ++g) {
         const int64_t num_lanes = std::min(kGroupSize, w.out_features() - g * kGroupSize);
         for (int64_t t = first_tile; t < end_tile; ++t) {
-          const ActivationTile tile = Tile(t);
+          ActivationTile tile = Tile(t);
+          tile.prefetch_weights = t == first_tile;
           (tile.num_rows == kRowTile ? full_tile : last_tile)(w.group(g), layout, in_features_, tile, sums);
           WriteOut(sums, part, t * kRowTile, tile.num_rows, g, num_lanes);
         }
