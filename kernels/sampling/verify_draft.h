@@ -22,10 +22,12 @@ enum class AcceptanceRule : uint8_t { kCoupled, kRejection };
 // One span that samples: draft_ids.size() + 1 rows of logits, the first for the position after the committed tokens.
 struct VerifySpan {
   // Of the first row. `extra_tokens` must be empty: the span's own draft tokens are added for later rows, which take
-  // position + 1, ... Masks, bias and parameters hold for all rows, but see num_masked_rows.
+  // position + 1, ... Bias and parameters hold for all rows.
   SamplingRow row;
   // masked_ids hold for this many rows from the first on: min_tokens less the output's length, 0 if none are left.
   int num_masked_rows = 0;
+  // [draft_ids.size() + 1] masks as SamplingRow::allowed_tokens, one a row; null: row.allowed_tokens for all.
+  const uint32_t* const* allowed_tokens_of_row = nullptr;
   const float* logits = nullptr;  // [draft_ids.size() + 1, vocab_size]; rows logits_stride floats apart
   int64_t logits_stride = 0;
   std::span<const int32_t> draft_ids;

@@ -1,0 +1,363 @@
+#include "kernels/sampling/sample_row.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/sampling/coupled_noise.h"
+#include "kernels/sampling/philox.h"
+#include "kernels/sampling/row_scan.h"
+
+namespace outrider::kernels {
+namespace {
+
+using Candidate = SamplingScratch::Candidate;
+
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+// Weights are 0 on the grid below this delta: exp(-25) < 2^-35.
+constexpr float kDeltaOfNoWeight = -25.0f;
+// Windows below the highest logit' in which candidates are looked for, one after the other: wide enough for most rows at
+// once, narrow enough that few tokens are collected. The last holds everything.
+constexpr float kDeltaWindows[] = {-6.0f, -12.0f, kDeltaOfNoWeight, -50.0f, -100.0f, kNone};
+// Up to this many candidates are scored one by one, more in a pass over the row.
+constexpr size_t kScoredCandidatesMax = 256;
+
+// Logit' descending, then id ascending: the order of steps 6 and 7.
+bool ComesBefore(const Candidate& a, const Candidate& b) {
+  return a.logit > b.logit || (a.logit == b.logit && a.token_id < b.token_id);
+}
+
+bool HasPenalties(const SamplingRow& row) {
+  return row.repetition_penalty != 1.0f || row.presence_penalty != 0.0f || row.frequency_penalty != 0.0f;
+}
+
+// ---- steps 1 to 3, in place on a copy of the row
+
+float Penalized(const SamplingRow& row, float logit, int output_count) {
+  if (row.repetition_penalty != 1.0f) {
+    logit = logit > 0 ? logit / row.repetition_penalty : logit * row.repetition_penalty;
+  }
+  if (output_count > 0) {
+    logit -= row.presence_penalty;
+    logit -= row.frequency_penalty * static_cast<float>(output_count);
+  }
+  return logit;
+}
+
+void ApplyPenalties(const SamplingRow& row, int vocab_size, float* logits) {
+  const auto in_vocabulary = [&](int32_t id) { return id >= 0 && id < vocab_size; };
+  // A draft token's penalty replaces the one of its committed count, so its logit is put aside first.
+  struct Extra {
+    int32_t token_id;
+    int count;
+    float logit;
+  };
+  std::vector<Extra> extras;
+  for (const int32_t id : row.extra_tokens) {
+    if (!in_vocabulary(id)) continue;
+    const auto known = std::find_if(extras.begin(), extras.end(), [id](const Extra& e) { return e.token_id == id; });
+    if (known == extras.end()) {
+      extras.push_back({id, 1, logits[id]});
+    } else {
+      ++known->count;
+    }
+  }
+  if (row.counts != nullptr) {
+    for (const TokenCounts::Entry& entry : row.counts->entries()) {
+      if (!in_vocabulary(entry.token_id)) continue;
+      logits[entry.token_id] = Penalized(row, logits[entry.token_id], entry.output_count);
+    }
+  }
+  for (const Extra& extra : extras) {
+    const TokenCounts::Entry* entry = row.counts != nullptr ? row.counts->Find(extra.token_id) : nullptr;
+    logits[extra.token_id] = Penalized(row, extra.logit, extra.count + (entry != nullptr ? entry->output_count : 0));
+  }
+}
+
+void ApplyAllowedTokens(const uint32_t* allowed_tokens, int vocab_size, float* logits) {
+  for (int first = 0; first < vocab_size; first += 32) {
+    uint32_t forbidden = ~allowed_tokens[first / 32];
+    for (; forbidden != 0; forbidden &= forbidden - 1) {
+      const int id = first + __builtin_ctz(forbidden);
+      if (id < vocab_size) logits[id] = kNone;
+    }
+  }
+}
+
+bool ChangesLogits(const SamplingRow& row) {
+  return !row.bias.empty() || !row.masked_ids.empty() || row.allowed_tokens != nullptr ||
+         (HasPenalties(row) && (row.counts != nullptr || !row.extra_tokens.empty()));
+}
+
+// The row as steps 4 to 8 see it: `raw` itself or a changed copy.
+const float* ProcessedLogits(const SamplingRow& row, const float* raw, int vocab_size, SamplingScratch& scratch) {
+  if (!ChangesLogits(row)) return raw;
+  float* const logits = scratch.logits(vocab_size).data();
+  std::copy_n(raw, vocab_size, logits);
+  for (const auto& [id, bias] : row.bias) {
+    if (id >= 0 && id < vocab_size) logits[id] += bias;
+  }
+  for (const int32_t id : row.masked_ids) {
+    if (id >= 0 && id < vocab_size) logits[id] = kNone;
+  }
+  if (row.allowed_tokens != nullptr) ApplyAllowedTokens(row.allowed_tokens, vocab_size, logits);
+  if (HasPenalties(row)) ApplyPenalties(row, vocab_size, logits);
+  return logits;
+}
+
+// ---- steps 5 to 7
+
+// A row after step 4, and which tokens steps 5 to 7 keep.
+struct KeptRow {
+  const float* logits = nullptr;
+  int vocab_size = 0;
+  float scale = 1;
+  float max = 0;           // largest logit'
+  int32_t first_best = 0;  // the first id that has it
+  bool is_filtered = false;
+  TokenFloor floor;  // the same set as scratch.candidates() if is_filtered; else everything
+};
+
+// Keeps the first `count` in order. Leaves *candidates in any order.
+void KeepFirst(size_t count, std::vector<Candidate>* candidates) {
+  if (candidates->size() <= count) return;
+  std::nth_element(candidates->begin(), candidates->begin() + static_cast<ptrdiff_t>(count), candidates->end(),
+                   ComesBefore);
+  candidates->resize(count);
+}
+
+// Keeps the shortest prefix in order whose weights sum to at least `wanted`. A weighted selection: halves are split by
+// nth_element and weighed; the sums are exact, so this is what adding in order would find.
+void KeepMass(double wanted, float max, std::vector<Candidate>* candidates) {
+  constexpr ptrdiff_t kSortedAtOnce = 64;
+  auto first = candidates->begin(), end = candidates->end();
+  double before = 0;  // weight of all that comes before `first`
+  while (end - first > kSortedAtOnce) {
+    const auto middle = first + (end - first) / 2;
+    std::nth_element(first, middle, end, ComesBefore);
+    double mass = 0;
+    for (auto it = first; it != middle; ++it) mass += WeightOf(it->logit - max);
+    if (before + mass >= wanted) {
+      end = middle;
+    } else {
+      before += mass;
+      first = middle;
+    }
+  }
+  std::sort(first, end, ComesBefore);
+  while (first != end) {
+    before += WeightOf(first->logit - max);
+    ++first;
+    if (before >= wanted) break;
+  }
+  candidates->erase(first, candidates->end());
+}
+
+double MassOf(const std::vector<Candidate>& candidates, float max) {
+  double mass = 0;
+  for (const Candidate& candidate : candidates) mass += WeightOf(candidate.logit - max);
+  return mass;
+}
+
+// Fills scratch.candidates() and kept->floor if a filter is on.
+void Filter(const SamplingRow& row, SamplingScratch& scratch, KeptRow* kept) {
+  const bool has_top_k = row.top_k > 0 && row.top_k < kept->vocab_size;
+  const bool has_top_p = row.top_p < 1.0f;
+  kept->is_filtered = has_top_k || has_top_p || row.min_p > 0.0f;
+  if (!kept->is_filtered) return;
+  std::vector<Candidate>& candidates = scratch.candidates();
+  const auto collect = [&](float delta_min) {
+    CollectAtLeast(kept->logits, kept->vocab_size, kept->scale, kept->max, delta_min, &candidates);
+  };
+  // A min_p of 1 or more keeps the highest logit' alone, ties included; the log of a subnormal is not asked for.
+  const float delta_min = row.min_p <= 0.0f ? kNone : NoiseLog(std::clamp(row.min_p, 1e-37f, 1.0f));
+
+  if (has_top_k) {
+    for (const float window : kDeltaWindows) {
+      collect(std::max(window, delta_min));
+      if (candidates.size() >= static_cast<size_t>(row.top_k) || window <= delta_min) break;
+    }
+    KeepFirst(static_cast<size_t>(row.top_k), &candidates);
+    if (has_top_p) KeepMass(static_cast<double>(row.top_p) * MassOf(candidates, kept->max), kept->max, &candidates);
+  } else if (has_top_p) {
+    const double wanted = static_cast<double>(row.top_p) *
+                          SumWeights(kept->logits, kept->vocab_size, kept->scale, kept->max, delta_min);
+    for (const float window : kDeltaWindows) {
+      collect(std::max(window, delta_min));
+      if (MassOf(candidates, kept->max) >= wanted || window <= delta_min) break;
+    }
+    KeepMass(wanted, kept->max, &candidates);
+  } else {
+    collect(delta_min);
+  }
+
+  Candidate last = candidates.front();
+  for (const Candidate& candidate : candidates) {
+    if (ComesBefore(last, candidate)) last = candidate;
+  }
+  kept->floor = {.logit = last.logit, .last_id = last.token_id};
+}
+
+// ---- step 8
+
+int32_t Choose(const SamplingRow& row, const KeptRow& kept, DrawPurpose purpose, int32_t excluded_id,
+               SamplingScratch& scratch) {
+  const DrawKey key{.seed = row.seed, .lane = row.lane, .position = row.position};
+  if (!kept.is_filtered || scratch.candidates().size() > kScoredCandidatesMax) {
+    const int32_t likely_id = kept.first_best == excluded_id ? -1 : kept.first_best;
+    return CoupledArgMax(kept.logits, kept.vocab_size, kept.scale, key, purpose, kept.floor, excluded_id, likely_id);
+  }
+  int32_t best_id = -1;
+  float best_score = kNone;
+  for (const Candidate& candidate : scratch.candidates()) {
+    if (candidate.token_id == excluded_id) continue;
+    const float score = CoupledScore(candidate.logit, key, purpose, candidate.token_id);
+    if (score > best_score || (score == best_score && candidate.token_id < best_id)) {
+      best_score = score;
+      best_id = candidate.token_id;
+    }
+  }
+  return best_id;
+}
+
+// ---- logprobs
+
+void FillLogprobs(const SamplingRow& row, const float* raw, int vocab_size, float raw_max, SamplingScratch& scratch,
+                  SampledToken* token) {
+  if (row.num_logprobs < 0) return;
+  const double log_total = std::log(SumWeights(raw, vocab_size, 1.0f, raw_max, kNone));
+  const auto logprob_of = [&](int32_t id) {
+    return static_cast<float>(static_cast<double>(raw[id]) - raw_max - log_total);
+  };
+  token->logprob = logprob_of(token->token_id);
+  token->num_top = std::min(row.num_logprobs, vocab_size);
+  if (token->num_top == 0) return;
+  std::vector<Candidate>& candidates = scratch.candidates();
+  const size_t num_top = static_cast<size_t>(token->num_top);
+  for (const float window : kDeltaWindows) {
+    CollectAtLeast(raw, vocab_size, 1.0f, raw_max, window, &candidates);
+    if (candidates.size() >= num_top) break;
+  }
+  std::partial_sort(candidates.begin(), candidates.begin() + token->num_top, candidates.end(), ComesBefore);
+  for (size_t i = 0; i < num_top; ++i) {
+    token->top[i] = {.token_id = candidates[i].token_id, .logprob = logprob_of(candidates[i].token_id)};
+  }
+}
+
+// ---- a row
+
+struct PreparedRow {
+  RowStatus status = RowStatus::kOk;
+  float raw_max = 0;
+  bool is_greedy = false;
+  KeptRow kept;
+};
+
+PreparedRow Prepare(const SamplingRow& row, const float* logits, int vocab_size, SamplingScratch& scratch) {
+  PreparedRow prepared;
+  RowExtent extent = ScanExtent(logits, vocab_size);
+  const auto is_finite = [](const RowExtent& e) { return !e.has_nan && e.max < std::numeric_limits<float>::infinity(); };
+  if (!is_finite(extent) || extent.max == kNone) {
+    prepared.status = RowStatus::kNotFinite;
+    return prepared;
+  }
+  prepared.raw_max = extent.max;
+
+  KeptRow& kept = prepared.kept;
+  kept.logits = ProcessedLogits(row, logits, vocab_size, scratch);
+  kept.vocab_size = vocab_size;
+  if (kept.logits != logits) {
+    extent = ScanExtent(kept.logits, vocab_size);
+    // Penalties and bias are finite, but may overflow.
+    if (!is_finite(extent)) prepared.status = RowStatus::kNotFinite;
+    if (extent.max == kNone) prepared.status = RowStatus::kNothingLeft;
+    if (prepared.status != RowStatus::kOk) return prepared;
+  }
+  kept.first_best = FindFirst(kept.logits, vocab_size, extent.max);
+  prepared.is_greedy = row.temperature < kTemperatureMin;
+  if (prepared.is_greedy) return prepared;
+  kept.scale = 1.0f / row.temperature;
+  kept.max = extent.max * kept.scale;
+  if (!(std::fabs(kept.max) < std::numeric_limits<float>::infinity())) {
+    prepared.status = RowStatus::kNotFinite;
+    return prepared;
+  }
+  Filter(row, scratch, &kept);
+  return prepared;
+}
+
+}  // namespace
+
+std::vector<float>& SamplingScratch::logits(int vocab_size) {
+  if (logits_.size() < static_cast<size_t>(vocab_size)) logits_.resize(static_cast<size_t>(vocab_size));
+  return logits_;
+}
+
+SampledToken SampleRow(const SamplingRow& row, const float* logits, int vocab_size, SamplingScratch& scratch) {
+  const PreparedRow prepared = Prepare(row, logits, vocab_size, scratch);
+  SampledToken token{.status = prepared.status};
+  if (token.status != RowStatus::kOk) return token;
+  token.token_id = prepared.is_greedy ? prepared.kept.first_best
+                                      : Choose(row, prepared.kept, DrawPurpose::kCoupled, -1, scratch);
+  FillLogprobs(row, logits, vocab_size, prepared.raw_max, scratch, &token);
+  return token;
+}
+
+RejectionOutcome AcceptOrResample(const SamplingRow& row, const float* logits, int vocab_size, int32_t draft_token_id,
+                                  SamplingScratch& scratch) {
+  const PreparedRow prepared = Prepare(row, logits, vocab_size, scratch);
+  RejectionOutcome outcome{.token = {.status = prepared.status}};
+  if (prepared.status != RowStatus::kOk) return outcome;
+  const KeptRow& kept = prepared.kept;
+  if (prepared.is_greedy) {
+    outcome.token.token_id = kept.first_best;
+    outcome.accepted = kept.first_best == draft_token_id;
+  } else {
+    const float draft_logit = kept.logits[draft_token_id] * kept.scale;
+    const bool draft_is_kept = draft_logit > kept.floor.logit ||
+                               (draft_logit == kept.floor.logit && draft_token_id <= kept.floor.last_id);
+    const double draft_weight = draft_is_kept ? WeightOf(draft_logit - kept.max) : 0.0;
+    const double total = kept.is_filtered
+                             ? MassOf(scratch.candidates(), kept.max)
+                             : SumWeights(kept.logits, vocab_size, kept.scale, kept.max, kNone);
+    const DrawKey key{.seed = row.seed, .lane = row.lane, .position = row.position};
+    const uint32_t bits = Draw(key, DrawPurpose::kAccept, static_cast<uint32_t>(draft_token_id));
+    const double uniform = (bits + 0.5) * 0x1.0p-32;
+    outcome.accepted = uniform * total < draft_weight;
+    outcome.token.token_id =
+        outcome.accepted ? draft_token_id : Choose(row, kept, DrawPurpose::kResidual, draft_token_id, scratch);
+    // All other tokens have weight 0 on the grid: the draft token is the distribution.
+    if (outcome.token.token_id < 0) {
+      outcome.accepted = true;
+      outcome.token.token_id = draft_token_id;
+    }
+  }
+  FillLogprobs(row, logits, vocab_size, prepared.raw_max, scratch, &outcome.token);
+  return outcome;
+}
+
+int32_t ArgMax(const float* logits, int vocab_size) {
+  const RowExtent extent = ScanExtent(logits, vocab_size);
+  if (extent.has_nan || !(std::fabs(extent.max) < std::numeric_limits<float>::infinity())) return -1;
+  return FindFirst(logits, vocab_size, extent.max);
+}
+
+KernelError SampleRows(std::span<const SamplingRow> rows, const float* logits, int64_t logits_stride, int vocab_size,
+                       std::span<SampledToken> results, ThreadPool& pool, std::vector<SamplingScratch>& scratch) {
+  if (results.size() != rows.size() || vocab_size < 1 || vocab_size > kMaxVocabSize) return KernelError::kInvalidShape;
+  if (rows.size() > 1 && logits_stride < vocab_size) return KernelError::kInvalidShape;
+  if (rows.empty()) return KernelError::kOk;
+  if (logits == nullptr) return KernelError::kNullPointer;
+  if (scratch.size() < static_cast<size_t>(pool.num_threads())) {
+    scratch.resize(static_cast<size_t>(pool.num_threads()));
+  }
+  pool.ParallelFor(static_cast<int64_t>(rows.size()), [&](int64_t i, int thread_index) {
+    const size_t row = static_cast<size_t>(i);
+    results[row] =
+        SampleRow(rows[row], logits + i * logits_stride, vocab_size, scratch[static_cast<size_t>(thread_index)]);
+  });
+  return KernelError::kOk;
+}
+
+}  // namespace outrider::kernels
