@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "base/status_macros.h"
 #include "worker/kvcache/block_pool.h"
 
 namespace outrider {
@@ -24,10 +25,11 @@ class BlockTable {
   int num_blocks() const { return static_cast<int>(blocks_.size()); }
   BlockId id(int index) const { return blocks_[index].id(); }
   void Append(Block block) { blocks_.push_back(std::move(block)); }
-  // Gives back all blocks from index num_blocks on.
+  // Gives back all blocks from index num_blocks on. REQUIRES: none of them is published, or all go.
   void Truncate(int num_blocks) {
     while (this->num_blocks() > num_blocks) blocks_.pop_back();
-    if (num_published_blocks > num_blocks) num_published_blocks = 0, last_prefix = 0;
+    CHECK(num_blocks == 0 || num_published_blocks <= num_blocks);
+    if (num_blocks == 0) num_published_blocks = 0, last_prefix = 0;
   }
 
   // Kept by PrefixCache: the first num_published_blocks are known to it, the last of them as node last_prefix.
