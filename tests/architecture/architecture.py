@@ -40,8 +40,7 @@ PURE_ROOMS = ("worker/sequence", "worker/step", "worker/kvcache", "worker/schedu
 PURE_FILES = (
     "router/admission_controller", "router/worker_registry", "router/failure_detector", "router/cluster_snapshot",
     "router/routing_policy", "router/least_loaded_policy", "router/draft_pairing_policy", "router/retry_policy",
-    "worker/engine/draft_sequence", "worker/group/group_membership", "worker/model/shard_plan", "cli/cluster_plan",
-    "cli/restart_policy",
+    "worker/engine/draft_sequence", "worker/group/group_membership", "cli/cluster_plan", "cli/restart_policy",
 )
 IMPURE_INCLUDE = re.compile(r"grpc|google/protobuf|\.pb\.h|cuda|nccl|^(thread|mutex|condition_variable|future)$|"
                             r"absl/time/clock\.h|absl/synchronization|prometheus/|^sys/|^unistd\.h$|^fcntl\.h$")
@@ -148,7 +147,8 @@ def _check_pure(files, violations):
 
 
 def _check_tidy(path, lines, violations):
-    if path.endswith((".h", ".cuh")) and not any(line.strip() == "#pragma once" for line in lines):
+    # Highway includes an -inl.h once a target, so those have no guard.
+    if path.endswith((".h", ".cuh")) and not path.endswith("-inl.h") and not any(line.strip() == "#pragma once" for line in lines):
         violations.append((path, 1, "a header says #pragma once"))
     for number, line in enumerate(lines, 1):
         if len(line) > MAX_LINE and "http" not in line:
