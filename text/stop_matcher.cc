@@ -28,9 +28,11 @@ absl::Status ValidateStopStrings(absl::Span<const std::string> stop_strings) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<StopMatcher> StopMatcher::Create(absl::Span<const std::string> stop_strings) {
+absl::StatusOr<StopMatcher> StopMatcher::Create(absl::Span<const std::string> stop_strings,
+                                                uint64_t num_pushes_ignored) {
   RETURN_IF_ERROR(ValidateStopStrings(stop_strings));
   StopMatcher matcher;
+  matcher.num_pushes_ignored_ = num_pushes_ignored;
   if (stop_strings.empty()) return matcher;
   auto patterns = std::make_shared<std::vector<Pattern>>();
   for (const std::string& stop : stop_strings) {
@@ -62,6 +64,7 @@ StopMatcher::Result StopMatcher::Advance(absl::string_view text) {
     return result;
   }
   const std::vector<Pattern>& patterns = *patterns_;
+  const bool ignored = num_pushes_ <= num_pushes_ignored_;
   for (size_t i = 0; i < text.size(); ++i) {
     const char byte = text[i];
     size_t longest = 0;
@@ -71,6 +74,7 @@ StopMatcher::Result StopMatcher::Advance(absl::string_view text) {
       uint32_t length = matched_bytes_[p];
       while (length > 0 && byte != pattern.bytes[length]) length = pattern.border[length - 1];
       if (byte == pattern.bytes[length]) ++length;
+      if (ignored && length == pattern.bytes.size()) length = pattern.border[length - 1];
       matched_bytes_[p] = length;
       if (length == pattern.bytes.size() && length > longest) {
         longest = length;

@@ -43,8 +43,10 @@ class StopMatcher {
 
   // Matches nothing and holds nothing back.
   StopMatcher() = default;
+  // Stop strings that the first `num_pushes_ignored` pushes complete do not match: their text goes on.
   // Errors: those of ValidateStopStrings.
-  static absl::StatusOr<StopMatcher> Create(absl::Span<const std::string> stop_strings);
+  static absl::StatusOr<StopMatcher> Create(absl::Span<const std::string> stop_strings,
+                                            uint64_t num_pushes_ignored = 0);
 
   // The text that can be sent now. Whole characters if every `text` is. After a match further calls give nothing.
   Result Push(absl::string_view text);
@@ -68,6 +70,7 @@ class StopMatcher {
   std::vector<uint32_t> matched_bytes_;  // by pattern: how much of it is a suffix of the text
   std::string held_;                     // the text's last max(matched_bytes_) bytes
   uint64_t num_pushes_ = 0;
+  uint64_t num_pushes_ignored_ = 0;
   bool matched_ = false;
 };
 
