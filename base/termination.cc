@@ -1,0 +1,85 @@
+#include "base/termination.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <thread>
+#include <utility>
+
+#include "base/log.h"
+#include "base/mutex.h"
+
+namespace outrider {
+namespace {
+
+constexpr int kSecondSignalExitCode = 130;
+
+sigset_t Signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGINT);
+  return set;
+}
+
+}  // namespace
+
+struct TerminationWatcher::State {
+  std::thread thread;
+  Mutex mu;
+  std::function<void()> action ABSL_GUARDED_BY(mu);
+  bool stopped ABSL_GUARDED_BY(mu) = false;
+
+  void Watch() {
+    const sigset_t set = Signals();
+    int num_signals = 0;
+    while (true) {
+      // Looks up now and then, to see whether it is still wanted.
+      const timespec patience{.tv_sec = 0, .tv_nsec = 100'000'000};
+      const int signal = sigtimedwait(&set, nullptr, &patience);
+      {
+        MutexLock lock(mu);
+        if (stopped) return;
+      }
+      if (signal < 0) continue;
+      if (++num_signals > 1) {
+        LogWarning("second signal: ending at once");
+        _exit(kSecondSignalExitCode);
+      }
+      std::function<void()> run;
+      {
+        MutexLock lock(mu);
+        run = action;
+      }
+      if (!run) {
+        LogInfo("told to end before serving");
+        _exit(0);
+      }
+      run();
+    }
+  }
+};
+
+TerminationWatcher::TerminationWatcher() : state_(std::make_shared<State>()) {
+  const sigset_t set = Signals();
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  state_->thread = std::thread([state = state_.get()] { state->Watch(); });
+}
+
+TerminationWatcher::~TerminationWatcher() {
+  {
+    MutexLock lock(state_->mu);
+    state_->stopped = true;
+  }
+  state_->thread.join();
+}
+
+void TerminationWatcher::OnSignal(std::function<void()> action) {
+  MutexLock lock(state_->mu);
+  state_->action = std::move(action);
+}
+
+}  // namespace outrider

@@ -1,0 +1,31 @@
+// How a serving process hears that it should end: SIGTERM and SIGINT, taken by a thread of their own.
+//
+// The first signal runs what OnSignal was given last; before anything was given it ends the process at once with code
+// 0, as nothing is being served yet. The second ends the process at once with code 130.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+namespace outrider {
+
+// One a process, made before other threads start: they inherit that the signals are blocked.
+//
+// Thread safety: all methods, from any thread.
+class TerminationWatcher {
+ public:
+  TerminationWatcher();
+  // Signals are left to the next watcher; they stay blocked.
+  ~TerminationWatcher();
+  TerminationWatcher(const TerminationWatcher&) = delete;
+  TerminationWatcher& operator=(const TerminationWatcher&) = delete;
+
+  // `action` runs on the watcher's thread, in place of what was given before.
+  void OnSignal(std::function<void()> action);
+
+ private:
+  struct State;
+  const std::shared_ptr<State> state_;
+};
+
+}  // namespace outrider
