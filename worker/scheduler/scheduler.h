@@ -33,6 +33,7 @@
 #include <cstdint>
 #include <memory>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -108,7 +109,7 @@ class Scheduler {
   // Ends a sequence with an error (a reader too slow, say). No effect on one that has ended. REQUIRES: !error.ok().
   void Fail(SequenceId sequence, absl::Status error);
 
-  // Drafting (worker/step/draft_offer.h). No effect on sequences that have ended; a grant holds until the next one.
+  // Drafting (worker/step/draft_offer.h). No effect on sequences that have ended; a grant's wait is for one round.
   void GrantDraft(const DraftGrant& grant);
   void OfferDraft(DraftOffer offer);
 
@@ -131,7 +132,7 @@ class Scheduler {
   int num_running() const { return static_cast<int>(running_.size()); }
   int num_waiting() const { return static_cast<int>(waiting_.size()); }
   int num_outstanding_steps() const { return num_outstanding_; }
-  int num_queued_tokens() const;  // to be computed and generated for all live sequences, at most
+  int64_t num_queued_tokens() const;  // to be computed and generated for all live sequences, at most
   const KvAllocator& kv() const { return kv_; }
   const SchedulerStats& stats() const { return stats_; }
   // Steps in which each span computed one committed token and its drafts: what a round costs by rows.
@@ -150,16 +151,28 @@ class Scheduler {
 
   absl::Status ValidateRequest(const Request& request) const;
   void ExpireDeadlines(TimePoint now);
-  void Finish(Entry& entry, std::optional<FinishReason> finish, absl::Status error);
-  bool WaitsForDraft(const Entry& entry, TimePoint now) const;
-  bool WaitsForLane(const Entry& entry) const;
+  void Finish(Entry& entry, SequenceUpdate update);
+
+  // Questions.
+  bool EndsWithPredecessor(const Entry& entry) const;
+  bool WaitsForDraft(const Entry& entry) const;
+  bool WaitsForResult(const Entry& entry) const;
   int UsableLookahead(const Entry& entry) const;
+  bool WaitsForLane(const Entry& entry) const;
+  const Entry* Leader(const Entry& entry) const;
+  int SharedTokens(const Entry& entry) const;
+  int EndPosition(const Entry& entry) const;
+
+  // Parts of PlanStep, in order.
   void ShareTokens(TimePoint now);
-  bool EmitSpan(Entry& entry, Outstanding& step, TimePoint now);
-  bool ReserveOrPreempt(Entry& entry, int num_tokens);
+  void TakeTokens(Entry& entry);
+  bool ReserveOrPreempt(Entry& entry);
   void Preempt(Entry& entry);
   void Admit(Outstanding& step, TimePoint now);
-  absl::Status ApplySpan(const Span& span, const SpanResult& result, Outstanding& step, int index);
+  bool Enter(Entry& entry);
+  void EmitSpan(Entry& entry, Outstanding& step, TimePoint now);
+
+  absl::Status ApplySpan(const Span& span, const SpanResult& result, const Outstanding& step, int index);
 
   const SchedulerOptions options_;
   const int max_running_;
@@ -171,10 +184,12 @@ class Scheduler {
   absl::flat_hash_map<SequenceId, std::unique_ptr<Entry>> entries_;  // live ones
   std::vector<Entry*> running_;                                      // by arrival
   std::set<Entry*, ByArrival> waiting_;
+  std::set<std::pair<TimePoint, SequenceId>> deadlines_;
   std::vector<SequenceId> ends_;  // ended, not yet told to ranks
   std::vector<SequenceUpdate> updates_;
   std::array<std::unique_ptr<Outstanding>, 2> steps_;  // the oldest outstanding first
   int num_outstanding_ = 0;
+  int num_tokens_left_ = 0;  // of the step being planned
   TimePoint last_applied_{};
   uint64_t last_sequence_ = 0;
   uint64_t last_step_ = 0;

@@ -31,7 +31,7 @@ struct SequenceUpdate {
   std::optional<FinishReason> finish;
   absl::Status error;     // DEADLINE_EXCEEDED, or INTERNAL naming what was wrong
   Usage usage;            // so far; final when terminal
-  Duration queue_time{};  // from Submit to the first plan; until the end for one never planned
+  Duration queue_time{};  // from Submit to the first plan; zero for one never planned
 
   bool terminal() const { return finish.has_value() || !error.ok(); }
 };

@@ -1,0 +1,677 @@
+#include "worker/scheduler/scheduler.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace outrider {
+
+struct Scheduler::Entry {
+  Entry(SequenceId id, const Request& request, const RequestLane& lane, TimePoint now)
+      : sequence(id, request, lane), salt(request.prefix_salt), deadline(request.deadline), submitted(now) {
+    usage.prompt_tokens = sequence.num_prompt_tokens();
+  }
+
+  SequenceId id() const { return sequence.id(); }
+  bool PredecessorSamples() const { return num_in_flight > 0 && last_samples; }
+  // Committed tokens not yet in a plan; the last one counts though it is known only once the predecessor ended.
+  int NumTokensToPlan() const { return PredecessorSamples() ? 1 : sequence.num_tokens() - num_planned_tokens; }
+
+  Sequence sequence;
+  BlockTable table;
+  const uint64_t salt;
+  const TimePoint deadline;
+  const TimePoint submitted;
+  SequenceId first_lane;  // of its request; ids of lanes follow one another
+  bool running = false;
+  bool mirrored = false;    // ranks know it
+  int incarnation = 0;      // rises with each preemption: results of spans planned before no longer move its KV
+  int num_told_blocks = 0;  // table entries that ranks know
+
+  // Spans planned and not applied, of this incarnation, and what the last one planned is.
+  int num_in_flight = 0;
+  int num_planned_tokens = 0;  // computed, or in a span that was planned
+  StepId last_step;
+  bool last_samples = false;
+  int last_lookahead = 0;
+  // Spans of earlier incarnations that are still out: until they are applied its tokens are not all known.
+  int num_stale_in_flight = 0;
+
+  DraftGrant grant;
+  bool grant_used = false;  // a round was planned with it
+  std::vector<DraftOffer> offers;
+  std::optional<TimePoint> waiting_since;  // for a draft
+
+  Usage usage;
+  std::optional<Duration> queue_time;  // since it was planned first
+
+  // Of the step being planned.
+  int step_tokens = 0;
+  int step_lookahead = 0;
+};
+
+struct Scheduler::Outstanding {
+  StepPlan plan;
+  struct SpanNote {
+    int incarnation = 0;
+    std::vector<int> sources;  // of the span's paths
+  };
+  std::vector<SpanNote> notes;  // a span each
+  TimePoint planned;
+  bool decode_only = true;
+
+  void Clear(StepId step, TimePoint now) {
+    plan.step = step;
+    plan.starts.clear();
+    plan.ends.clear();
+    plan.spans.clear();
+    notes.clear();
+    planned = now;
+    decode_only = true;
+  }
+};
+
+bool Scheduler::ByArrival::operator()(const Entry* a, const Entry* b) const { return a->id() < b->id(); }
+
+absl::Status Scheduler::Validate(const SchedulerOptions& options) {
+  const auto positive = [](const char* name, double value) {
+    if (value > 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(name, " = ", value, " must be positive"));
+  };
+  RETURN_IF_ERROR(positive("vocab_size", options.vocab_size));
+  RETURN_IF_ERROR(positive("max_model_len", options.max_model_len));
+  RETURN_IF_ERROR(positive("num_blocks", options.num_blocks));
+  RETURN_IF_ERROR(positive("block_size", options.block_size));
+  RETURN_IF_ERROR(positive("max_sequences", options.max_sequences));
+  RETURN_IF_ERROR(positive("max_waiting_sequences", options.max_waiting_sequences));
+  RETURN_IF_ERROR(positive("max_step_tokens", options.max_step_tokens));
+  return positive("step_time_ms_max", options.step_time_ms_max);
+}
+
+Scheduler::Scheduler(const SchedulerOptions& options)
+    : options_(options),
+      max_running_(std::min(options.max_sequences, options.max_step_tokens)),
+      kv_({.num_blocks = options.num_blocks, .block_size = options.block_size, .prefix_cache = options.prefix_cache}) {
+  CHECK(Validate(options).ok());
+  for (std::unique_ptr<Outstanding>& step : steps_) step = std::make_unique<Outstanding>();
+}
+
+Scheduler::~Scheduler() = default;
+
+// ---- Events
+
+absl::Status Scheduler::ValidateRequest(const Request& request) const {
+  const auto check_ids = [this](const char* what, const std::vector<TokenId>& ids) {
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (ids[i] >= 0 && ids[i] < options_.vocab_size) continue;
+      return absl::InvalidArgumentError(absl::StrCat(what, " token ", i, " has id ", ids[i],
+                                                     "; the vocabulary has ids 0 to ", options_.vocab_size - 1));
+    }
+    return absl::OkStatus();
+  };
+  if (request.prompt.empty()) return absl::InvalidArgumentError("the prompt has no tokens");
+  const int64_t num_prompt_tokens = static_cast<int64_t>(request.prompt.size());
+  if (num_prompt_tokens >= options_.max_model_len) {
+    return absl::InvalidArgumentError(absl::StrCat("the prompt has ", num_prompt_tokens, " tokens; prompt and output ",
+                                                   "together have at most ", options_.max_model_len));
+  }
+  RETURN_IF_ERROR(outrider::Validate(request.params, options_.vocab_size));
+  const int64_t num_tokens_max = num_prompt_tokens + request.params.max_tokens;
+  if (num_tokens_max > options_.max_model_len) {
+    return absl::InvalidArgumentError(absl::StrCat("prompt tokens (", num_prompt_tokens, ") and max_tokens (",
+                                                   request.params.max_tokens, ") together are more than the ",
+                                                   options_.max_model_len, " tokens of the context"));
+  }
+  if (kv_.BlocksFor(static_cast<int>(num_tokens_max)) > kv_.num_blocks()) {
+    return absl::InvalidArgumentError(absl::StrCat("prompt tokens (", num_prompt_tokens, ") and max_tokens (",
+                                                   request.params.max_tokens, ") together need more than the ",
+                                                   kv_.num_blocks() * options_.block_size,
+                                                   " positions of the KV cache (kv_cache_bytes)"));
+  }
+  RETURN_IF_ERROR(check_ids("prompt", request.prompt));
+  if (request.lookahead < Request::kAutoLookahead || request.lookahead > kMaxLookahead) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("lookahead = ", request.lookahead, " is out of range; it takes -1 (auto) to ", kMaxLookahead));
+  }
+  if (request.lanes.empty() || request.lanes.size() > kMaxLanes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("n = ", request.lanes.size(), " choices; a request has 1 to ", kMaxLanes));
+  }
+  std::set<uint32_t> lanes;
+  for (const RequestLane& lane : request.lanes) {
+    if (!lanes.insert(lane.lane).second) {
+      return absl::InvalidArgumentError(absl::StrCat("lane ", lane.lane, " is named twice"));
+    }
+    if (static_cast<int64_t>(lane.output.size()) > request.params.max_tokens) {
+      return absl::InvalidArgumentError(absl::StrCat("lane ", lane.lane, " comes with ", lane.output.size(),
+                                                     " output tokens; max_tokens is ", request.params.max_tokens));
+    }
+    RETURN_IF_ERROR(check_ids("output", lane.output));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<SequenceId>> Scheduler::Submit(const Request& request, TimePoint now) {
+  RETURN_IF_ERROR(ValidateRequest(request));
+  if (waiting_.size() + request.lanes.size() > static_cast<size_t>(options_.max_waiting_sequences)) {
+    return absl::ResourceExhaustedError(absl::StrCat(waiting_.size(), " sequences wait and the request has ",
+                                                     request.lanes.size(), "; max_waiting_sequences is ",
+                                                     options_.max_waiting_sequences));
+  }
+  std::vector<SequenceId> ids;
+  const SequenceId first_lane(last_sequence_ + 1);
+  for (const RequestLane& lane : request.lanes) {
+    const SequenceId id(++last_sequence_);
+    ids.push_back(id);
+    std::unique_ptr<Entry>& entry = entries_[id];
+    entry = std::make_unique<Entry>(id, request, lane, now);
+    entry->first_lane = first_lane;
+    waiting_.insert(entry.get());
+    if (entry->deadline != TimePoint::max()) deadlines_.emplace(entry->deadline, id);
+    if (const std::optional<FinishReason> ended = entry->sequence.EndedFromStart()) {
+      Finish(*entry, {.sequence = id, .finish = ended});
+    }
+  }
+  return ids;
+}
+
+void Scheduler::Cancel(SequenceId sequence) {
+  const auto entry = entries_.find(sequence);
+  if (entry != entries_.end()) Finish(*entry->second, {.sequence = sequence, .finish = FinishReason::kCancelled});
+}
+
+absl::Status Scheduler::StopAt(SequenceId sequence, int num_output_tokens) {
+  const auto found = entries_.find(sequence);
+  if (found == entries_.end()) return absl::OkStatus();
+  Entry& entry = *found->second;
+  if (num_output_tokens < 1 || num_output_tokens > entry.sequence.num_output_tokens()) {
+    return absl::InvalidArgumentError(absl::StrCat("a stop at output token ", num_output_tokens,
+                                                   " of a sequence that has ", entry.sequence.num_output_tokens()));
+  }
+  entry.sequence.CutOutput(num_output_tokens);
+  Finish(entry, {.sequence = sequence, .finish = FinishReason::kStopString});
+  return absl::OkStatus();
+}
+
+void Scheduler::Fail(SequenceId sequence, absl::Status error) {
+  CHECK(!error.ok());
+  const auto entry = entries_.find(sequence);
+  if (entry != entries_.end()) Finish(*entry->second, {.sequence = sequence, .error = std::move(error)});
+}
+
+// The last update of a sequence: what it held is free, and ranks will be told.
+void Scheduler::Finish(Entry& entry, SequenceUpdate update) {
+  CHECK(update.terminal());
+  entry.usage.output_tokens = entry.sequence.num_output_tokens();
+  update.usage = entry.usage;
+  update.queue_time = entry.queue_time.value_or(Duration::zero());
+  updates_.push_back(std::move(update));
+
+  kv_.Release(entry.table);
+  if (entry.mirrored) ends_.push_back(entry.id());
+  if (entry.deadline != TimePoint::max()) deadlines_.erase({entry.deadline, entry.id()});
+  if (entry.running) {
+    running_.erase(std::find(running_.begin(), running_.end(), &entry));
+  } else {
+    waiting_.erase(&entry);
+  }
+  entries_.erase(entry.id());
+}
+
+void Scheduler::GrantDraft(const DraftGrant& grant) {
+  const auto entry = entries_.find(grant.sequence);
+  if (entry == entries_.end()) return;
+  entry->second->grant = grant;
+  entry->second->grant_used = false;
+  entry->second->grant.lookahead = std::clamp(grant.lookahead, 0, kMaxLookahead);
+}
+
+void Scheduler::OfferDraft(DraftOffer offer) {
+  const auto found = entries_.find(offer.sequence);
+  if (found == entries_.end()) return;
+  Entry& entry = *found->second;
+  if (offer.path.tokens.empty()) {
+    entry.grant.wait_until = TimePoint{};
+    return;
+  }
+  if (entry.offers.size() == kMaxPaths) entry.offers.erase(entry.offers.begin());
+  entry.offers.push_back(std::move(offer));
+}
+
+// ---- Planning
+
+// Whether a committed token of the sequence waits in vain: the step before gives it its last one.
+bool Scheduler::EndsWithPredecessor(const Entry& entry) const {
+  return entry.PredecessorSamples() && entry.sequence.num_output_tokens() + 1 >= entry.sequence.params().max_tokens;
+}
+
+// Draft tokens that the sequence's next span may verify, if it reaches the end of what is committed.
+int Scheduler::UsableLookahead(const Entry& entry) const {
+  const int num_tokens = entry.sequence.num_tokens();
+  // With a predecessor: its outcome is at least one token, which the path must hold too, and perhaps more.
+  const int num_open_min = entry.PredecessorSamples() ? 1 : 0;
+  const int num_open_max = entry.PredecessorSamples() ? entry.last_lookahead + 1 : 0;
+  int longest = 0;
+  for (const DraftOffer& offer : entry.offers) {
+    const int num_draft_tokens = static_cast<int>(UsableDraft(offer.path, entry.sequence.tokens()).size());
+    longest = std::max(longest, num_draft_tokens - num_open_min);
+  }
+  // A round gives one token more than it accepts: never beyond the last one allowed.
+  const int num_tokens_left = entry.sequence.num_tokens_max() - num_tokens - num_open_max;
+  return std::clamp(std::min({entry.grant.lookahead, longest, num_tokens_left - 1}), 0, kMaxLookahead);
+}
+
+// Only a sequence that lacks just its next token waits, and only for the round that was granted.
+bool Scheduler::WaitsForDraft(const Entry& entry) const {
+  return entry.grant.lookahead > 0 && entry.grant.wait_until != TimePoint{} && !entry.grant_used &&
+         entry.NumTokensToPlan() == 1 && !entry.PredecessorSamples() && UsableLookahead(entry) == 0 &&
+         entry.sequence.num_tokens_max() - entry.sequence.num_tokens() > 1;
+}
+
+// Drafts of this sequence come after results: planned before, it would go without.
+bool Scheduler::WaitsForResult(const Entry& entry) const {
+  return entry.PredecessorSamples() && entry.grant.lookahead > 0 && entry.grant.wait_until != TimePoint{} &&
+         UsableLookahead(entry) == 0;
+}
+
+// A lane of a request waits for the first live one before it to compute the blocks that they will share.
+bool Scheduler::WaitsForLane(const Entry& entry) const {
+  const Entry* leader = Leader(entry);
+  return leader != nullptr && leader->sequence.num_computed_tokens() < SharedTokens(entry);
+}
+
+const Scheduler::Entry* Scheduler::Leader(const Entry& entry) const {
+  for (SequenceId id = entry.first_lane; id < entry.id(); ++id.value) {
+    const auto found = entries_.find(id);
+    if (found != entries_.end()) return found->second.get();
+  }
+  return nullptr;
+}
+
+// Tokens in full blocks of the prompt, but for one token at least that each sequence computes itself.
+int Scheduler::SharedTokens(const Entry& entry) const {
+  return (entry.sequence.num_prompt_tokens() - 1) / options_.block_size * options_.block_size;
+}
+
+const StepPlan& Scheduler::PlanStep(TimePoint now) {
+  CHECK(num_outstanding_ < static_cast<int>(steps_.size()));
+  ExpireDeadlines(now);
+  Outstanding& step = *steps_[num_outstanding_];
+  step.Clear(StepId(last_step_ + 1), now);
+  step.plan.ends.swap(ends_);
+
+  ShareTokens(now);
+  bool preempted = false;
+  // In order of arrival: whoever is preempted comes later and has no span yet.
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Entry& entry = *running_[i];
+    if (entry.step_tokens == 0) continue;
+    const int64_t num_preemptions = stats_.num_preemptions;
+    if (ReserveOrPreempt(entry)) EmitSpan(entry, step, now);
+    preempted |= stats_.num_preemptions != num_preemptions;
+  }
+  if (!preempted) Admit(step, now);
+
+  if (step.plan.empty()) return empty_plan_;
+  ++last_step_;
+  ++num_outstanding_;
+  ++stats_.num_steps;
+  return step.plan;
+}
+
+void Scheduler::ExpireDeadlines(TimePoint now) {
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+    Fail(deadlines_.begin()->second, absl::DeadlineExceededError("the request's deadline has passed"));
+  }
+}
+
+// Divides the step's tokens among running sequences: one for each that lacks only its next token, then drafts, then
+// prompts. What is left is for Admit.
+void Scheduler::ShareTokens(TimePoint now) {
+  num_tokens_left_ = options_.max_step_tokens;
+  bool has_prompt = !waiting_.empty() && num_running() < max_running_;
+  for (Entry* entry : running_) {
+    entry->step_tokens = entry->step_lookahead = 0;
+    const int num_tokens = entry->NumTokensToPlan();
+    has_prompt |= num_tokens > 1;
+    if (num_tokens != 1 || EndsWithPredecessor(*entry)) continue;
+    if (WaitsForResult(*entry)) continue;
+    if (WaitsForDraft(*entry) && now < entry->grant.wait_until) {
+      if (!entry->waiting_since.has_value()) entry->waiting_since = now;
+      continue;
+    }
+    entry->step_tokens = 1;
+    --num_tokens_left_;
+  }
+  // Of the tokens left, prompts have some for certain; everything else is also bounded by time.
+  const int num_rows = options_.max_step_tokens - num_tokens_left_;
+  const int num_rows_soft = step_cost_.RowsWithin(options_.step_time_ms_max, options_.max_step_tokens);
+  const int num_prompt_tokens_min = std::min(kPromptTokensMin, num_tokens_left_);
+  num_tokens_left_ = std::clamp(num_rows_soft - num_rows, has_prompt ? num_prompt_tokens_min : 0, num_tokens_left_);
+  int num_draft_tokens_left = num_tokens_left_ - (has_prompt ? num_prompt_tokens_min : 0);
+  for (Entry* entry : running_) {
+    if (entry->step_tokens != 1 || entry->grant.lookahead == 0) continue;
+    entry->step_lookahead = std::min(UsableLookahead(*entry), num_draft_tokens_left);
+    num_draft_tokens_left -= entry->step_lookahead;
+    num_tokens_left_ -= entry->step_lookahead;
+  }
+  for (Entry* entry : running_) {
+    if (entry->NumTokensToPlan() > 1) TakeTokens(*entry);
+  }
+}
+
+// As many of the tokens left as the sequence lacks; a draft after its last one if there is room.
+void Scheduler::TakeTokens(Entry& entry) {
+  const int num_tokens = entry.NumTokensToPlan();
+  entry.step_tokens = std::min(num_tokens, num_tokens_left_);
+  num_tokens_left_ -= entry.step_tokens;
+  if (entry.step_tokens < num_tokens || entry.grant.lookahead == 0) return;
+  entry.step_lookahead = std::min(UsableLookahead(entry), num_tokens_left_);
+  num_tokens_left_ -= entry.step_lookahead;
+}
+
+// Positions that the sequence's span of this step reaches at most, whatever its predecessor's outcome.
+int Scheduler::EndPosition(const Entry& entry) const {
+  if (!entry.PredecessorSamples()) return entry.num_planned_tokens + entry.step_tokens + entry.step_lookahead;
+  const int end = entry.sequence.num_tokens() + entry.last_lookahead + 1 + entry.step_lookahead;
+  return std::min(end, entry.sequence.num_tokens_max());
+}
+
+// Blocks for the sequence's span: without its draft if they lack, then at the price of later arrivals. False if the
+// sequence itself had to go.
+bool Scheduler::ReserveOrPreempt(Entry& entry) {
+  if (kv_.Reserve(entry.table, EndPosition(entry))) return true;
+  entry.step_lookahead = 0;
+  while (!kv_.Reserve(entry.table, EndPosition(entry))) {
+    Entry& latest = *running_.back();
+    Preempt(latest);
+    if (&latest == &entry) return false;
+  }
+  return true;
+}
+
+void Scheduler::Preempt(Entry& entry) {
+  kv_.Release(entry.table);
+  entry.sequence.SetComputed(0);
+  ++entry.incarnation;
+  entry.num_stale_in_flight += std::exchange(entry.num_in_flight, 0);
+  entry.num_planned_tokens = 0;
+  entry.num_told_blocks = 0;
+  entry.waiting_since.reset();
+  entry.running = false;
+  running_.erase(std::find(running_.begin(), running_.end(), &entry));
+  waiting_.insert(&entry);
+  ++stats_.num_preemptions;
+}
+
+// Takes in waiting sequences in order of arrival while there are tokens and blocks: for all committed tokens of each,
+// and one for every running sequence that may need its next block soon.
+void Scheduler::Admit(Outstanding& step, TimePoint now) {
+  for (auto next = waiting_.begin(); next != waiting_.end();) {
+    Entry& entry = **next;
+    if (num_running() >= max_running_ || num_tokens_left_ == 0) return;
+    if (entry.num_stale_in_flight > 0) return;  // its tokens are known one step later
+    if (WaitsForLane(entry)) {
+      ++next;
+      continue;
+    }
+    if (!Enter(entry)) return;
+    next = waiting_.erase(next);
+    running_.insert(std::upper_bound(running_.begin(), running_.end(), &entry, ByArrival()), &entry);
+    entry.running = true;
+    TakeTokens(entry);
+    if (!kv_.Reserve(entry.table, EndPosition(entry))) entry.step_lookahead = 0;
+    EmitSpan(entry, step, now);
+  }
+}
+
+// Finds or reserves blocks for all committed tokens. False, and nothing held, if they lack.
+bool Scheduler::Enter(Entry& entry) {
+  const absl::Span<const TokenId> tokens = entry.sequence.tokens();
+  int num_found = kv_.FindPrefix(tokens, entry.salt, entry.table);
+  const Entry* leader = Leader(entry);
+  if (leader != nullptr && num_found < SharedTokens(entry)) {
+    kv_.Release(entry.table);
+    num_found = SharedTokens(entry);
+    kv_.Fork(leader->table, num_found / options_.block_size, entry.table);
+  }
+  const int num_spare_blocks = num_running();
+  const int num_new_blocks = kv_.BlocksFor(entry.sequence.num_tokens()) - entry.table.num_blocks();
+  if (num_new_blocks + num_spare_blocks > kv_.num_free_blocks() ||
+      !kv_.Reserve(entry.table, entry.sequence.num_tokens())) {
+    kv_.Release(entry.table);
+    return false;
+  }
+  entry.sequence.SetComputed(num_found);
+  entry.num_planned_tokens = num_found;
+  if (!entry.mirrored) {
+    entry.usage.cached_tokens = std::min(num_found, entry.sequence.num_prompt_tokens());
+    stats_.num_cached_tokens += entry.usage.cached_tokens;
+  }
+  return true;
+}
+
+void Scheduler::EmitSpan(Entry& entry, Outstanding& step, TimePoint now) {
+  const Sequence& sequence = entry.sequence;
+  if (!entry.mirrored) {
+    entry.mirrored = true;
+    entry.queue_time = now - entry.submitted;
+    step.plan.starts.push_back({sequence.id(),
+                                {sequence.prompt().begin(), sequence.prompt().end()},
+                                {sequence.output().begin(), sequence.output().end()},
+                                sequence.params()});
+    updates_.push_back(
+        {.sequence = sequence.id(), .started = true, .usage = entry.usage, .queue_time = *entry.queue_time});
+  }
+  Span& span = step.plan.spans.emplace_back();
+  Outstanding::SpanNote& note = step.notes.emplace_back();
+  span.sequence = sequence.id();
+  span.num_committed_tokens = entry.step_tokens;
+  if (entry.PredecessorSamples()) {
+    span.predecessor = entry.last_step;
+    span.first_position = sequence.num_tokens();
+    span.samples = true;
+  } else {
+    span.first_position = entry.num_planned_tokens;
+    entry.num_planned_tokens += entry.step_tokens;
+    span.samples = entry.num_planned_tokens == sequence.num_tokens();
+  }
+  entry.grant_used |= span.samples;
+  span.lookahead = entry.step_lookahead;
+  if (span.lookahead > 0) {
+    for (const DraftOffer& offer : entry.offers) {
+      if (UsableDraft(offer.path, sequence.tokens()).empty()) continue;
+      span.paths.push_back(offer.path);
+      note.sources.push_back(offer.source);
+    }
+  }
+  span.first_block_index = entry.num_told_blocks;
+  for (; entry.num_told_blocks < entry.table.num_blocks(); ++entry.num_told_blocks) {
+    span.blocks.push_back(entry.table.id(entry.num_told_blocks));
+  }
+  if (entry.waiting_since.has_value()) {
+    ++stats_.num_draft_waits;
+    stats_.num_draft_misses += span.lookahead == 0;
+    stats_.draft_wait_total += now - *entry.waiting_since;
+  }
+  if (span.lookahead > 0 && !entry.waiting_since.has_value()) ++stats_.num_hidden_rounds;
+  entry.waiting_since.reset();
+
+  note.incarnation = entry.incarnation;
+  step.decode_only &= span.samples && span.num_committed_tokens == 1;
+  ++entry.num_in_flight;
+  entry.last_step = step.plan.step;
+  entry.last_samples = span.samples;
+  entry.last_lookahead = span.lookahead;
+}
+
+// ---- Results
+
+absl::Status Scheduler::ApplyResult(const StepResult& result, TimePoint now) {
+  CHECK(num_outstanding_ > 0);
+  Outstanding& step = *steps_[0];
+  const StepPlan& plan = step.plan;
+  if (result.step != plan.step || result.spans.size() != plan.spans.size()) {
+    return absl::InternalError(absl::StrCat("a result of step ", result.step.value, " with ", result.spans.size(),
+                                            " spans; step ", plan.step.value, " has ", plan.spans.size()));
+  }
+  int num_rows = 0;
+  for (size_t i = 0; i < plan.spans.size(); ++i) {
+    RETURN_IF_ERROR(ApplySpan(plan.spans[i], result.spans[i], step, static_cast<int>(i)));
+    num_rows += plan.spans[i].num_committed_tokens + std::max(0, result.spans[i].num_draft_tokens);
+  }
+  // With a step before it in the way, a step began when that one ended.
+  const double milliseconds = ToMillis(now - std::max(step.planned, last_applied_));
+  if (num_rows > 0) {
+    step_cost_.Observe(num_rows, milliseconds);
+    if (step.decode_only) decode_cost_.Observe(num_rows, milliseconds);
+  }
+  stats_.num_step_tokens += num_rows;
+  last_applied_ = now;
+  --num_outstanding_;
+  std::swap(steps_[0], steps_[1]);
+  return absl::OkStatus();
+}
+
+// Commits what a span gave. Trusts nothing that the plan and the stop rule do not confirm.
+absl::Status Scheduler::ApplySpan(const Span& span, const SpanResult& result, const Outstanding& step, int index) {
+  const auto wrong = [&](const auto&... what) {
+    return absl::InternalError(
+        absl::StrCat("step ", step.plan.step.value, ", sequence ", span.sequence.value, ": ", what...));
+  };
+  if (result.sequence != span.sequence) return wrong("the result is of sequence ", result.sequence.value);
+  const auto found = entries_.find(span.sequence);
+  if (found == entries_.end()) return absl::OkStatus();  // it ended meanwhile
+  Entry& entry = *found->second;
+  Sequence& sequence = entry.sequence;
+  const bool is_current = step.notes[index].incarnation == entry.incarnation;
+  --(is_current ? entry.num_in_flight : entry.num_stale_in_flight);
+
+  if (!span.samples) {
+    if (!result.tokens.empty()) return wrong("tokens from a span that does not sample");
+    if (is_current) {
+      sequence.SetComputed(span.first_position + span.num_committed_tokens);
+      kv_.Publish(sequence.tokens(), entry.salt, sequence.num_computed_tokens(), entry.table);
+    }
+    return absl::OkStatus();
+  }
+  if (result.not_finite) {
+    Finish(entry, {.sequence = span.sequence,
+                   .error = absl::InternalError("the model's logits are not finite (NaN or infinity)")});
+    return absl::OkStatus();
+  }
+
+  const ResolvedSpan resolved = ResolveSpan(span, sequence.tokens());
+  const int num_draft_tokens = static_cast<int>(resolved.draft.size());
+  const int num_new_tokens = static_cast<int>(result.tokens.size());
+  if (result.num_draft_tokens != num_draft_tokens || result.num_accepted < 0 ||
+      result.num_accepted > num_draft_tokens || num_new_tokens < 1 || num_new_tokens > result.num_accepted + 1) {
+    return wrong(num_new_tokens, " tokens, ", result.num_accepted, " of ", result.num_draft_tokens,
+                 " draft tokens accepted; the plan has ", num_draft_tokens);
+  }
+  SequenceUpdate update{.sequence = span.sequence, .first_output_index = sequence.num_output_tokens()};
+  update.num_draft_tokens = num_draft_tokens;
+  update.num_accepted = std::min(result.num_accepted, num_new_tokens);
+  for (size_t i = 0; num_draft_tokens > 0 && i < span.paths.size(); ++i) {
+    absl::Span<const TokenId> draft = UsableDraft(span.paths[i], sequence.tokens());
+    if (draft.data() == resolved.draft.data()) update.draft_source = step.notes[index].sources[i];
+  }
+  std::optional<FinishReason> finish;
+  for (int i = 0; i < num_new_tokens; ++i) {
+    const TokenId token = result.tokens[i];
+    if (token < 0 || token >= options_.vocab_size) return wrong("token id ", token);
+    if (i < result.num_accepted && token != resolved.draft[i])
+      return wrong("accepted ", token, ", which was not drafted");
+    if (finish.has_value()) return wrong("tokens after the one that ends it");
+    finish = sequence.Append(token);
+  }
+  if (finish != result.finish || (!finish.has_value() && num_new_tokens != result.num_accepted + 1)) {
+    return wrong("the tokens do not end where the result says");
+  }
+  update.tokens = result.tokens;
+  update.logprobs = result.logprobs;
+  (num_draft_tokens > 0 ? entry.usage.rounds : entry.usage.plain_steps) += 1;
+  entry.usage.draft_tokens += num_draft_tokens;
+  entry.usage.accepted_tokens += update.num_accepted;
+  stats_.num_rounds += num_draft_tokens > 0;
+  entry.usage.output_tokens = sequence.num_output_tokens();
+
+  if (is_current) {
+    const int num_computed = resolved.first_position + resolved.num_committed_tokens + result.num_accepted;
+    sequence.SetComputed(std::min(num_computed, sequence.num_tokens()));
+    kv_.Publish(sequence.tokens(), entry.salt, sequence.num_computed_tokens(), entry.table);
+  }
+  if (finish.has_value()) {
+    update.finish = finish;
+    Finish(entry, std::move(update));
+    return absl::OkStatus();
+  }
+  update.usage = entry.usage;
+  update.queue_time = *entry.queue_time;
+  updates_.push_back(std::move(update));
+  std::erase_if(entry.offers,
+                [&](const DraftOffer& offer) { return UsableDraft(offer.path, sequence.tokens()).empty(); });
+  if (is_current) {
+    // The rollback: the count stands where acceptance ended; blocks beyond it that nobody will write go back.
+    entry.num_planned_tokens = sequence.num_computed_tokens();
+    kv_.Truncate(entry.table, sequence.num_tokens() + (entry.num_in_flight > 0 ? entry.last_lookahead : 0));
+    entry.num_told_blocks = std::min(entry.num_told_blocks, entry.table.num_blocks());
+  }
+  return absl::OkStatus();
+}
+
+// ---- What others see
+
+std::vector<SequenceUpdate> Scheduler::TakeUpdates() { return std::exchange(updates_, {}); }
+
+TimePoint Scheduler::NextDeadline() const {
+  TimePoint next = deadlines_.empty() ? TimePoint::max() : deadlines_.begin()->first;
+  for (const Entry* entry : running_) {
+    if (WaitsForDraft(*entry)) next = std::min(next, entry->grant.wait_until);
+  }
+  return next;
+}
+
+const Sequence* Scheduler::Find(SequenceId sequence) const {
+  const auto entry = entries_.find(sequence);
+  return entry == entries_.end() ? nullptr : &entry->second->sequence;
+}
+
+int64_t Scheduler::num_queued_tokens() const {
+  int64_t num_tokens = 0;
+  for (const auto& [id, entry] : entries_) {
+    num_tokens += entry->sequence.num_tokens_max() - entry->sequence.num_computed_tokens();
+  }
+  return num_tokens;
+}
+
+absl::Status Scheduler::CheckInvariants() const {
+  std::vector<const BlockTable*> tables;
+  for (const auto& [id, entry] : entries_) {
+    tables.push_back(&entry->table);
+    const auto wrong = [&](const char* what) {
+      return absl::InternalError(absl::StrCat("sequence ", entry->id().value, " ", what));
+    };
+    const bool is_running = std::find(running_.begin(), running_.end(), entry.get()) != running_.end();
+    if (is_running != entry->running || is_running == (waiting_.count(entry.get()) > 0)) {
+      return wrong("is not on exactly one list");
+    }
+    if (!entry->running && (entry->table.num_blocks() > 0 || entry->sequence.num_computed_tokens() > 0)) {
+      return wrong("waits and holds blocks");
+    }
+    if (entry->table.num_blocks() < kv_.BlocksFor(entry->sequence.num_computed_tokens())) {
+      return wrong("has computed more than it has blocks for");
+    }
+    if (entry->num_told_blocks > entry->table.num_blocks()) return wrong("told ranks of blocks it does not have");
+  }
+  if (entries_.size() != running_.size() + waiting_.size()) return absl::InternalError("a sequence is on no list");
+  if (!std::is_sorted(running_.begin(), running_.end(), ByArrival()))
+    return absl::InternalError("running is not sorted");
+  if (num_running() > max_running_) return absl::InternalError("more sequences run than may");
+  return kv_.CheckInvariants(tables);
+}
+
+}  // namespace outrider
