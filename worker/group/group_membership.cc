@@ -17,7 +17,7 @@ GroupMembership::GroupMembership(Options options) : options_(std::move(options))
 }
 
 absl::Status GroupMembership::Join(const RankHello& hello, TimePoint now) {
-  if (broken_) return absl::FailedPreconditionError(absl::StrCat("the group's epoch has ended: ", reason_));
+  if (broken_) return absl::UnavailableError(absl::StrCat("the group's epoch has ended: ", reason_));
   if (hello.world_size != options_.world_size) {
     return absl::FailedPreconditionError(absl::StrCat("rank ", hello.rank, " is of a group of ", hello.world_size,
                                                       " ranks, this group has ", options_.world_size));

@@ -41,7 +41,7 @@ class GroupMembership {
 
   // Lets a rank in, or says why not; a refusal changes nothing.
   // Errors: INVALID_ARGUMENT (rank outside [1, world_size), no blocks), FAILED_PRECONDITION (world size or numerics_id
-  // differs, both named; the group is broken or already complete), ALREADY_EXISTS (the rank is in).
+  // differs, both named), ALREADY_EXISTS (the rank is in), UNAVAILABLE (the group is broken; another will come).
   absl::Status Join(const RankHello& hello, TimePoint now);
 
   // A sign of life of a rank that is in; `last_step` never goes back. Of others: ignored.

@@ -2,11 +2,11 @@
 
 #include <gtest/gtest.h>
 
-#include <deque>
 #include <functional>
 #include <thread>
 #include <vector>
 
+#include "worker/group/summing_backend.h"
 #include "worker/parallel/broadcast_blob.h"
 #include "worker/parallel/loopback_communicator.h"
 #include "worker/parallel/single_communicator.h"
@@ -14,61 +14,15 @@
 namespace outrider {
 namespace {
 
-// A model of a model: each span commits one token, a sum over the ranks (so a collective of the model's runs between
-// the group's own). What it was given is kept.
-class FakeBackend final : public StepBackend {
- public:
-  FakeBackend(Communicator& communicator, int depth) : communicator_(communicator), depth_(depth) {}
-
-  int depth() const override { return depth_; }
-
-  absl::Status Submit(const StepPlan& plan) override {
-    if (plan.step == fail_at) return absl::ResourceExhaustedError("no memory left");
-    plans.push_back(plan);
-    out_.push_back(plan);
-    return absl::OkStatus();
-  }
-
-  absl::StatusOr<StepResult> Collect() override {
-    const StepPlan plan = out_.front();
-    out_.pop_front();
-    StepResult result;
-    result.step = plan.step;
-    for (const Span& span : plan.spans) {
-      float token = static_cast<float>(span.sequence.value + plan.step.value);
-      if (absl::Status status = communicator_.AllReduceSum(&token, 1); !status.ok()) return status;
-      result.spans.push_back({.sequence = span.sequence, .tokens = {static_cast<TokenId>(token)}});
-    }
-    if (plan.step == differ_at) result.spans[0].tokens[0] += 1;
-    result.ids_hash = HashIds(result.spans);
-    return result;
-  }
-
-  StepId fail_at;
-  StepId differ_at;
-  std::vector<StepPlan> plans;
-
- private:
-  Communicator& communicator_;
-  const int depth_;
-  std::deque<StepPlan> out_;
-};
-
-StepPlan Plan(uint64_t step, int num_spans) {
-  StepPlan plan;
-  plan.step = StepId(step);
-  for (int i = 1; i <= num_spans; ++i) {
-    plan.spans.push_back(
-        {.sequence = SequenceId(static_cast<uint64_t>(i)), .num_committed_tokens = 1, .samples = true});
-  }
-  return plan;
-}
+using testing::PlanOf;
+using testing::SummingBackend;
 
 // A group of threads: the leader's calls are the test's, followers run until the group ends.
 class Group {
  public:
   explicit Group(int world_size, int depth = 0) : communicators_(CreateLoopbackCommunicators(world_size)) {
-    for (auto& communicator : communicators_) backends_.push_back(std::make_unique<FakeBackend>(*communicator, depth));
+    for (auto& communicator : communicators_)
+      backends_.push_back(std::make_unique<SummingBackend>(*communicator, depth));
     last_steps_ = std::vector<std::atomic<uint64_t>>(world_size);
     statuses_.resize(world_size);
     leader_ = std::make_unique<GroupBackend>(*backends_[0], *communicators_[0]);
@@ -91,14 +45,14 @@ class Group {
   }
 
   GroupBackend& leader() { return *leader_; }
-  FakeBackend& backend(int rank) { return *backends_[rank]; }
+  SummingBackend& backend(int rank) { return *backends_[rank]; }
   Communicator& communicator(int rank) { return *communicators_[rank]; }
   const absl::Status& status(int rank) const { return statuses_[rank]; }
   uint64_t last_step(int rank) const { return last_steps_[rank]; }
 
  private:
   std::vector<std::unique_ptr<Communicator>> communicators_;
-  std::vector<std::unique_ptr<FakeBackend>> backends_;
+  std::vector<std::unique_ptr<SummingBackend>> backends_;
   std::vector<std::atomic<uint64_t>> last_steps_;
   std::vector<absl::Status> statuses_;
   std::unique_ptr<GroupBackend> leader_;
@@ -113,7 +67,7 @@ TEST_P(GroupSizes, EveryRankRunsEveryPlan) {
   Group group(world_size);
   group.Start();
   for (uint64_t step = 1; step <= 50; ++step) {
-    ASSERT_TRUE(group.leader().Submit(Plan(step, static_cast<int>(step % 5))).ok());
+    ASSERT_TRUE(group.leader().Submit(PlanOf(step, static_cast<int>(step % 5))).ok());
     const absl::StatusOr<StepResult> result = group.leader().Collect();
     ASSERT_TRUE(result.ok()) << result.status();
     EXPECT_EQ(result->step, StepId(step));
@@ -137,14 +91,14 @@ TEST(GroupBackend, OverlapsStepsAndDrainsThem) {
   group.Start();
   GroupBackend& leader = group.leader();
   EXPECT_EQ(leader.depth(), 1);
-  ASSERT_TRUE(leader.Submit(Plan(1, 2)).ok());
+  ASSERT_TRUE(leader.Submit(PlanOf(1, 2)).ok());
   for (uint64_t step = 2; step <= 20; ++step) {
-    ASSERT_TRUE(leader.Submit(Plan(step, 2)).ok());
+    ASSERT_TRUE(leader.Submit(PlanOf(step, 2)).ok());
     EXPECT_EQ(leader.Collect()->step, StepId(step - 1));
   }
   // Nothing more is submitted: the last is collected alone, and so is a step by itself.
   EXPECT_EQ(leader.Collect()->step, StepId(20));
-  ASSERT_TRUE(leader.Submit(Plan(21, 1)).ok());
+  ASSERT_TRUE(leader.Submit(PlanOf(21, 1)).ok());
   EXPECT_EQ(leader.Collect()->step, StepId(21));
   ASSERT_TRUE(leader.Stop().ok());
   group.Join();
@@ -158,9 +112,9 @@ TEST(GroupBackend, EndsTheEpochWhenARankChoosesOtherTokens) {
   Group group(3);
   group.backend(2).differ_at = StepId(2);
   group.Start();
-  ASSERT_TRUE(group.leader().Submit(Plan(1, 3)).ok());
+  ASSERT_TRUE(group.leader().Submit(PlanOf(1, 3)).ok());
   ASSERT_TRUE(group.leader().Collect().ok());
-  ASSERT_TRUE(group.leader().Submit(Plan(2, 3)).ok());
+  ASSERT_TRUE(group.leader().Submit(PlanOf(2, 3)).ok());
   const absl::Status status = group.leader().Collect().status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
   EXPECT_TRUE(std::string(status.message()).starts_with("step 2: ranks disagree: rank 2 chose other tokens (hash"))
@@ -169,7 +123,7 @@ TEST(GroupBackend, EndsTheEpochWhenARankChoosesOtherTokens) {
   EXPECT_EQ(group.status(1), status);
   EXPECT_EQ(group.status(2), status);
   EXPECT_EQ(group.last_step(1), 1);
-  EXPECT_EQ(group.leader().Submit(Plan(3, 1)), status);
+  EXPECT_EQ(group.leader().Submit(PlanOf(3, 1)), status);
 }
 
 TEST(GroupBackend, NamesEveryRankThatDiffers) {
@@ -177,7 +131,7 @@ TEST(GroupBackend, NamesEveryRankThatDiffers) {
   group.backend(1).differ_at = StepId(1);
   group.backend(3).differ_at = StepId(1);
   group.Start();
-  ASSERT_TRUE(group.leader().Submit(Plan(1, 1)).ok());
+  ASSERT_TRUE(group.leader().Submit(PlanOf(1, 1)).ok());
   const std::string message(group.leader().Collect().status().message());
   EXPECT_NE(message.find("rank 1 chose"), std::string::npos) << message;
   EXPECT_EQ(message.find("rank 2 chose"), std::string::npos) << message;
@@ -188,7 +142,7 @@ TEST(GroupBackend, SaysWhyAFollowerFailed) {
   Group group(3);
   group.backend(1).fail_at = StepId(1);
   group.Start();
-  ASSERT_TRUE(group.leader().Submit(Plan(1, 1)).ok());
+  ASSERT_TRUE(group.leader().Submit(PlanOf(1, 1)).ok());
   EXPECT_EQ(group.leader().Collect().status(), absl::UnavailableError("rank 1 failed: no memory left"));
   group.Join();
   EXPECT_EQ(group.status(1), absl::ResourceExhaustedError("no memory left"));
@@ -199,7 +153,7 @@ TEST(GroupBackend, TellsFollowersWhyTheLeaderFailed) {
   Group group(2);
   group.backend(0).fail_at = StepId(1);
   group.Start();
-  EXPECT_EQ(group.leader().Submit(Plan(1, 1)), absl::ResourceExhaustedError("no memory left"));
+  EXPECT_EQ(group.leader().Submit(PlanOf(1, 1)), absl::ResourceExhaustedError("no memory left"));
   EXPECT_EQ(group.leader().Collect().status(), absl::ResourceExhaustedError("no memory left"));
   group.Join();
   EXPECT_EQ(group.status(1), absl::UnavailableError("rank 0 failed: no memory left"));
@@ -208,15 +162,15 @@ TEST(GroupBackend, TellsFollowersWhyTheLeaderFailed) {
 TEST(GroupBackend, NeedsAStepToCollect) {
   Group group(1);
   EXPECT_EQ(group.leader().Collect().status().code(), absl::StatusCode::kFailedPrecondition);
-  ASSERT_TRUE(group.leader().Submit(Plan(1, 1)).ok());
+  ASSERT_TRUE(group.leader().Submit(PlanOf(1, 1)).ok());
   EXPECT_EQ(group.leader().Stop().code(), absl::StatusCode::kFailedPrecondition);
 }
 
 TEST(GroupBackend, OfOneRankIsTheLocalBackend) {
   SingleCommunicator communicator;
-  FakeBackend local(communicator, 0);
+  SummingBackend local(communicator, 0);
   GroupBackend group(local, communicator);
-  ASSERT_TRUE(group.Submit(Plan(1, 2)).ok());
+  ASSERT_TRUE(group.Submit(PlanOf(1, 2)).ok());
   EXPECT_EQ(group.Collect()->spans.size(), 2);
   EXPECT_TRUE(group.Stop().ok());
 }
@@ -224,7 +178,7 @@ TEST(GroupBackend, OfOneRankIsTheLocalBackend) {
 // What a follower does about a leader that is not one of ours.
 absl::Status FollowBlob(const std::string& bytes) {
   std::vector<std::unique_ptr<Communicator>> communicators = CreateLoopbackCommunicators(2);
-  FakeBackend backend(*communicators[1], 0);
+  SummingBackend backend(*communicators[1], 0);
   absl::Status status;
   std::thread follower([&] { status = RunFollower(backend, *communicators[1]); });
   std::string blob = bytes;
@@ -246,7 +200,7 @@ TEST(RunFollower, RefusesWhatIsNoCommand) {
 
 TEST(RunFollower, EndsWhenTheLeaderIsGone) {
   std::vector<std::unique_ptr<Communicator>> communicators = CreateLoopbackCommunicators(2);
-  FakeBackend backend(*communicators[1], 0);
+  SummingBackend backend(*communicators[1], 0);
   absl::Status status;
   std::thread follower([&] { status = RunFollower(backend, *communicators[1]); });
   communicators[0].reset();

@@ -1,0 +1,312 @@
+// LeaderGroup and FollowerGroup over real gRPC on a unix socket, ranks as threads.
+#include <grpc/grpc.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <future>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/mutex.h"
+#include "proto/group.grpc.pb.h"
+#include "worker/group/step_broadcast.h"
+#include "worker/group/summing_backend.h"
+#include "worker/rpc/group_client.h"
+#include "worker/rpc/group_service.h"
+
+namespace outrider {
+namespace {
+
+using testing::PlanOf;
+using testing::SummingBackend;
+
+// Keeps the library up between tests: bringing it down can take it 10 s.
+const bool grpc_stays_up = (grpc_init(), true);
+
+constexpr Duration kPatience = std::chrono::seconds(30);  // far beyond what any step takes
+
+std::string NewAddress() {
+  static std::atomic<int> number{0};
+  const char* folder = std::getenv("TEST_TMPDIR");
+  // A short path: a socket's is limited to 107 bytes.
+  std::string path = std::string(folder != nullptr ? folder : "/tmp") + "/g" + std::to_string(number++);
+  if (path.size() > 100) path = "/tmp/outrider_group_" + std::to_string(getpid()) + "_" + std::to_string(number++);
+  return "unix:" + path;
+}
+
+// A leader with its server.
+class Leader {
+ public:
+  explicit Leader(LeaderGroup::Options options, const std::string& address = NewAddress()) : address_(address) {
+    options.on_broken = [this](const std::string& reason) { broken_.set_value(reason); };
+    auto group = LeaderGroup::Create(std::move(options));
+    EXPECT_TRUE(group.ok()) << group.status();
+    group_ = *std::move(group);
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort(address_, grpc::InsecureServerCredentials());
+    builder.RegisterService(group_->service());
+    server_ = builder.BuildAndStart();
+    EXPECT_NE(server_, nullptr);
+  }
+  ~Leader() { server_->Shutdown(std::chrono::system_clock::now()); }
+
+  const std::string& address() const { return address_; }
+  LeaderGroup& group() { return *group_; }
+  // Waits for on_broken; its reason.
+  std::string AwaitBroken() { return broken_.get_future().get(); }
+
+ private:
+  const std::string address_;
+  std::promise<std::string> broken_;
+  std::unique_ptr<LeaderGroup> group_;
+  std::unique_ptr<grpc::Server> server_;  // goes first
+};
+
+FollowerGroupOptions FollowerOptionsOf(const std::string& address, int rank, int world_size) {
+  return {.leader_address = address,
+          .rank = rank,
+          .world_size = world_size,
+          .numerics_id = "aa",
+          .num_kv_blocks_max = 100 + rank,
+          .join_timeout = kPatience,
+          .on_stuck = [](const std::string& reason) { ADD_FAILURE() << reason; }};
+}
+
+// A follower rank as a thread.
+class FollowerThread {
+ public:
+  explicit FollowerThread(FollowerGroupOptions options)
+      : thread_([this, options] {
+          status_ = RunFollowerRank(options, {}, [&](Communicator& communicator, int64_t num_kv_blocks) {
+            num_kv_blocks_ = num_kv_blocks;
+            return std::make_unique<SummingBackend>(communicator, 0);
+          });
+        }) {}
+  ~FollowerThread() {
+    if (thread_.joinable()) thread_.join();
+  }
+  absl::Status Join() {
+    thread_.join();
+    return status_;
+  }
+  int64_t num_kv_blocks() const { return num_kv_blocks_; }
+
+ private:
+  absl::Status status_;
+  std::atomic<int64_t> num_kv_blocks_{0};
+  std::thread thread_;
+};
+
+TEST(GroupRpc, RanksJoinRunStepsAndAreStopped) {
+  Leader leader({.world_size = 3, .numerics_id = "aa", .num_kv_blocks_max = 1000});
+  FollowerThread one(FollowerOptionsOf(leader.address(), 1, 3));
+  FollowerThread two(FollowerOptionsOf(leader.address(), 2, 3));
+  ASSERT_TRUE(leader.group().WaitForRanks(kPatience).ok());
+  EXPECT_EQ(leader.group().num_kv_blocks(), 101);
+  SummingBackend local(leader.group().communicator(), 0);
+  GroupBackend backend(local, leader.group().communicator());
+  for (uint64_t step = 1; step <= 20; ++step) {
+    ASSERT_TRUE(backend.Submit(PlanOf(step, 3)).ok());
+    ASSERT_EQ(backend.Collect()->spans[2].tokens[0], static_cast<TokenId>(3 * (3 + step)));
+  }
+  ASSERT_TRUE(backend.Stop().ok());
+  EXPECT_TRUE(one.Join().ok());
+  EXPECT_TRUE(two.Join().ok());
+  EXPECT_EQ(one.num_kv_blocks(), 101);
+  EXPECT_EQ(two.num_kv_blocks(), 101);
+}
+
+TEST(GroupRpc, AGroupOfOneWaitsForNobody) {
+  Leader leader({.world_size = 1, .numerics_id = "aa", .num_kv_blocks_max = 1000});
+  ASSERT_TRUE(leader.group().WaitForRanks(Duration::zero()).ok());
+  EXPECT_EQ(leader.group().num_kv_blocks(), 1000);
+  EXPECT_EQ(leader.group().communicator().world_size(), 1);
+  FollowerThread stray(FollowerOptionsOf(leader.address(), 1, 2));
+  EXPECT_EQ(stray.Join(), absl::FailedPreconditionError("rank 1 is of a group of 2 ranks, this group has 1"));
+}
+
+TEST(GroupRpc, AFollowerMayComeBeforeItsLeader) {
+  const std::string address = NewAddress();
+  FollowerThread follower(FollowerOptionsOf(address, 1, 2));
+  Leader leader({.world_size = 2, .numerics_id = "aa", .num_kv_blocks_max = 5}, address);
+  ASSERT_TRUE(leader.group().WaitForRanks(kPatience).ok());
+  SummingBackend local(leader.group().communicator(), 0);
+  EXPECT_TRUE(GroupBackend(local, leader.group().communicator()).Stop().ok());
+  EXPECT_TRUE(follower.Join().ok());
+  EXPECT_EQ(follower.num_kv_blocks(), 5);
+}
+
+TEST(GroupRpc, AnotherModelIsRefusedNamingBothAndTheLeaderWaitsOn) {
+  Leader leader({.world_size = 2, .numerics_id = "aa", .num_kv_blocks_max = 5});
+  FollowerGroupOptions options = FollowerOptionsOf(leader.address(), 1, 2);
+  options.numerics_id = "bb";
+  FollowerThread stranger(options);
+  EXPECT_EQ(stranger.Join(),
+            absl::FailedPreconditionError(
+                "rank 1 has numerics_id \"bb\", the leader \"aa\": other weights, options, build or processor"));
+  FollowerThread follower(FollowerOptionsOf(leader.address(), 1, 2));
+  EXPECT_TRUE(leader.group().WaitForRanks(kPatience).ok());
+  leader.group().communicator().Abort("enough");
+  EXPECT_EQ(follower.Join(), absl::UnavailableError("enough"));
+}
+
+TEST(GroupRpc, MissingRanksAreNamed) {
+  Leader leader({.world_size = 3, .numerics_id = "aa", .num_kv_blocks_max = 5});
+  const absl::Status status = leader.group().WaitForRanks(std::chrono::milliseconds(20));
+  EXPECT_EQ(status, absl::DeadlineExceededError("rank 1, 2 did not join: rank 1, 2 did not attach within 20 ms"));
+}
+
+TEST(GroupRpc, AFollowerGivesUpWithoutALeader) {
+  FollowerGroupOptions options = FollowerOptionsOf(NewAddress(), 1, 2);
+  options.join_timeout = std::chrono::milliseconds(50);
+  FollowerThread follower(options);
+  EXPECT_EQ(follower.Join().code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+TEST(GroupRpc, ALostFollowerBreaksARunningEpoch) {
+  Leader leader({.world_size = 2, .numerics_id = "aa", .num_kv_blocks_max = 5});
+  std::thread thread([&] {
+    auto follower = FollowerGroup::Join(FollowerOptionsOf(leader.address(), 1, 2));
+    EXPECT_TRUE(follower.ok()) << follower.status();
+  });
+  ASSERT_TRUE(leader.group().WaitForRanks(kPatience).ok());
+  thread.join();
+  EXPECT_EQ(leader.AwaitBroken(), "rank 1 is lost: its stream ended");
+  EXPECT_EQ(leader.group().status(), absl::UnavailableError("rank 1 is lost: its stream ended"));
+  float value = 0;
+  EXPECT_EQ(leader.group().communicator().AllReduceSum(&value, 1).code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(GroupRpc, AFollowerLostBeforeAllAreInEndsTheWait) {
+  Leader leader({.world_size = 3, .numerics_id = "aa", .num_kv_blocks_max = 5});
+  std::thread thread([&] {
+    FollowerGroupOptions options = FollowerOptionsOf(leader.address(), 1, 3);
+    options.join_timeout = std::chrono::milliseconds(300);  // rank 2 never comes
+    EXPECT_EQ(FollowerGroup::Join(options).status().code(), absl::StatusCode::kDeadlineExceeded);
+  });
+  EXPECT_EQ(leader.group().WaitForRanks(kPatience).code(), absl::StatusCode::kUnavailable);
+  thread.join();
+}
+
+TEST(GroupRpc, AnIdleFollowerLearnsThatItsLeaderStopped) {
+  auto leader =
+      std::make_unique<Leader>(LeaderGroup::Options{.world_size = 2, .numerics_id = "aa", .num_kv_blocks_max = 5});
+  FollowerThread follower(FollowerOptionsOf(leader->address(), 1, 2));
+  ASSERT_TRUE(leader->group().WaitForRanks(kPatience).ok());
+  leader->group().Stop();
+  EXPECT_EQ(follower.Join(), absl::UnavailableError("the leader has stopped"));
+}
+
+TEST(GroupRpc, AFollowerWaitsForTheNextLeaderWhenItMeetsOneOnItsWayOut) {
+  const std::string address = NewAddress();
+  const LeaderGroup::Options options{.world_size = 2, .numerics_id = "aa", .num_kv_blocks_max = 5};
+  auto old_leader = std::make_unique<Leader>(options, address);
+  {
+    // A follower that joins and goes: that leader's epoch is over.
+    FollowerGroupOptions short_options = FollowerOptionsOf(address, 1, 2);
+    short_options.join_timeout = std::chrono::milliseconds(200);
+    EXPECT_FALSE(FollowerGroup::Join(short_options).ok());
+    old_leader->AwaitBroken();
+  }
+  FollowerThread follower(FollowerOptionsOf(address, 1, 2));
+  old_leader.reset();
+  Leader leader(options, address);
+  ASSERT_TRUE(leader.group().WaitForRanks(kPatience).ok());
+  leader.group().communicator().Abort("enough");
+  EXPECT_EQ(follower.Join(), absl::UnavailableError("enough"));
+}
+
+// A backend whose step tells that it has begun and hangs until it is let go.
+class HangingBackend final : public StepBackend {
+ public:
+  HangingBackend(std::promise<void>& begun, std::shared_future<void> let_go)
+      : begun_(begun), let_go_(std::move(let_go)) {}
+  int depth() const override { return 0; }
+  absl::Status Submit(const StepPlan&) override {
+    begun_.set_value();
+    let_go_.wait();
+    return absl::UnavailableError("was let go");
+  }
+  absl::StatusOr<StepResult> Collect() override { return StepResult{}; }
+
+ private:
+  std::promise<void>& begun_;
+  const std::shared_future<void> let_go_;
+};
+
+TEST(GroupRpc, AFollowerStuckInAStepWhenTheEpochEndsIsReported) {
+  Leader leader({.world_size = 2, .numerics_id = "aa", .num_kv_blocks_max = 5});
+  std::promise<void> begun;
+  std::promise<void> let_go;
+  FollowerGroupOptions options = FollowerOptionsOf(leader.address(), 1, 2);
+  std::string reason;
+  options.on_stuck = [&](const std::string& why) {
+    reason = why;
+    let_go.set_value();
+  };
+  std::thread thread([&] {
+    EXPECT_FALSE(RunFollowerRank(options, {}, [&](Communicator&, int64_t) {
+                   return std::make_unique<HangingBackend>(begun, let_go.get_future().share());
+                 }).ok());
+  });
+  ASSERT_TRUE(leader.group().WaitForRanks(kPatience).ok());
+  SummingBackend local(leader.group().communicator(), 0);
+  GroupBackend backend(local, leader.group().communicator());
+  ASSERT_TRUE(backend.Submit(PlanOf(1, 1)).ok());
+  begun.get_future().wait();
+  leader.group().Stop();
+  thread.join();
+  EXPECT_EQ(reason, "the leader has stopped");
+}
+
+TEST(GroupRpc, AFollowerWhoseBackendCanNotBeMadeEndsTheEpoch) {
+  Leader leader({.world_size = 2, .numerics_id = "aa", .num_kv_blocks_max = 5});
+  std::thread thread([&] {
+    EXPECT_EQ(RunFollowerRank(FollowerOptionsOf(leader.address(), 1, 2), {},
+                              [](Communicator&, int64_t) -> absl::StatusOr<std::unique_ptr<StepBackend>> {
+                                return absl::ResourceExhaustedError("no memory for 5 blocks");
+                              }),
+              absl::ResourceExhaustedError("no memory for 5 blocks"));
+  });
+  ASSERT_TRUE(leader.group().WaitForRanks(kPatience).ok());
+  thread.join();
+  leader.AwaitBroken();
+  float value = 0;
+  EXPECT_EQ(leader.group().communicator().AllReduceSum(&value, 1),
+            absl::UnavailableError("rank 1 failed: no memory for 5 blocks"));
+}
+
+// What the leader says to a stream with one message.
+grpc::Status SayTo(const std::string& address, const v1::FollowerMessage& message) {
+  const auto stub = v1::Group::NewStub(grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  context.set_wait_for_ready(true);
+  auto stream = stub->Join(&context);
+  stream->Write(message);
+  v1::LeaderMessage answer;
+  while (stream->Read(&answer)) {
+  }
+  return stream->Finish();
+}
+
+TEST(GroupRpc, HostileStreamsAreEndedWithAReason) {
+  Leader leader({.world_size = 2, .numerics_id = "aa", .num_kv_blocks_max = 5});
+  v1::FollowerMessage message;
+  EXPECT_EQ(SayTo(leader.address(), message).error_message(), "the first message is no hello");
+  message.mutable_progress()->set_last_step(3);
+  EXPECT_EQ(SayTo(leader.address(), message).error_message(), "the first message is no hello");
+  message.mutable_hello()->set_rank(0xffffffff);
+  message.mutable_hello()->set_world_size(2);
+  EXPECT_EQ(SayTo(leader.address(), message).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  message.mutable_hello()->set_rank(1);
+  message.mutable_hello()->set_numerics_id(std::string(1 << 20, 'x'));
+  EXPECT_EQ(SayTo(leader.address(), message).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_TRUE(leader.group().status().ok());
+}
+
+}  // namespace
+}  // namespace outrider

@@ -1,0 +1,72 @@
+// LeaderGroup is rank 0's side of a target group: it lets the followers in (group.proto, Join), gives them the shared
+// memory, starts the epoch when all are there, and says when and why it ended.
+//
+// A leader's life:
+//   ASSIGN_OR_RETURN(auto group, LeaderGroup::Create({.world_size = 2, .numerics_id = model->numerics_id(), ...}));
+//   start the gRPC server with group->service() among its services
+//   RETURN_IF_ERROR(group->WaitForRanks(join_timeout));
+//   make the runner with group->communicator() and group->num_kv_blocks()
+//   GroupBackend backend(*runner, group->communicator());     // worker/group/step_broadcast.h
+//
+// A group of one rank is a group too: nothing to wait for.
+//
+// What ends the epoch (a rank's stream ends, a rank falls silent) aborts the communicator, ends all streams, and calls
+// on_broken; by default that ends the process (worker/group/end_of_epoch.h). Before all ranks are in, it also ends
+// WaitForRanks.
+#pragma once
+
+#include <grpcpp/impl/codegen/service_type.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "worker/group/end_of_epoch.h"
+#include "worker/parallel/communicator.h"
+
+namespace outrider {
+
+// Thread safety: all methods from any thread, WaitForRanks once.
+class LeaderGroup {
+ public:
+  struct Options {
+    int world_size = 1;
+    std::string numerics_id;        // ranks must have the same
+    int64_t num_kv_blocks_max = 0;  // blocks this rank could hold
+    // Bound of a wait within a step, and of a rank's silence.
+    Duration step_timeout = std::chrono::seconds(10);
+    // Called once, from a thread of the group, when a running epoch or one that was being formed has ended.
+    std::function<void(const std::string& reason)> on_broken = ExitAtEndOfEpoch;
+  };
+
+  // Errors: INVALID_ARGUMENT (world_size), RESOURCE_EXHAUSTED or INTERNAL (shared memory).
+  static absl::StatusOr<std::unique_ptr<LeaderGroup>> Create(Options options);
+  // REQUIRES: the gRPC server that has service() is gone.
+  virtual ~LeaderGroup() = default;
+
+  // To be registered on the leader's server; lives as long as this.
+  virtual grpc::Service* service() = 0;
+
+  // Waits until all ranks have joined and attached, then starts the epoch.
+  // Errors: DEADLINE_EXCEEDED naming the missing ranks; UNAVAILABLE when a rank that had joined was lost.
+  virtual absl::Status WaitForRanks(Duration timeout) = 0;
+
+  // REQUIRES: WaitForRanks returned OK.
+  virtual Communicator& communicator() = 0;
+  // The least over the ranks: blocks are 0 .. num_kv_blocks - 1 on all of them. REQUIRES: as communicator().
+  virtual int64_t num_kv_blocks() const = 0;
+
+  virtual uint64_t epoch() const = 0;
+  // OK, or UNAVAILABLE with the reason the epoch ended.
+  virtual absl::Status status() const = 0;
+
+  // Ends the epoch from here: as if a rank were lost, but without on_broken. For an orderly end after
+  // GroupBackend::Stop.
+  virtual void Stop() = 0;
+};
+
+}  // namespace outrider
