@@ -1,9 +1,8 @@
-#include "kernels/sampling/row_scan.h"
-
 #include <algorithm>
 #include <cmath>
 
 #include "kernels/sampling/coupled_noise.h"
+#include "kernels/sampling/row_scan.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/sampling/row_scan_cpu.cc"
@@ -63,9 +62,8 @@ constexpr size_t kBlockTokens = 64;
 void DrawBlock(const DrawKey& key, DrawPurpose purpose, uint32_t first_token, uint32_t* HWY_RESTRICT draws) {
 #if HWY_TARGET == HWY_SCALAR
   for (uint32_t i = 0; i < kBlockTokens; i += 4) {
-    const auto words =
-        Philox4x32({key.position, (first_token + i) / 4, key.lane, static_cast<uint32_t>(purpose)},
-                   {static_cast<uint32_t>(key.seed), static_cast<uint32_t>(key.seed >> 32)});
+    const auto words = Philox4x32({key.position, (first_token + i) / 4, key.lane, static_cast<uint32_t>(purpose)},
+                                  {static_cast<uint32_t>(key.seed), static_cast<uint32_t>(key.seed >> 32)});
     std::copy(words.begin(), words.end(), draws + i);
   }
 #else
@@ -112,9 +110,9 @@ HWY_INLINE double OnGrid(double weight) { return (weight + kGridMagic) - kGridMa
 RowExtent ScanExtentT(const float* HWY_RESTRICT logits, size_t size) {
   const D d;
   auto max0 = hn::Set(d, kNone), max1 = max0;
-  auto nan = hn::Ne(max0, max0);  // none
+  auto ordered = hn::Eq(max0, max0);  // all; Ne of a NaN with itself is not the same on all targets
   const auto add = [&](auto v, auto& max) HWY_ATTR {
-    nan = hn::Or(nan, hn::Ne(v, v));
+    ordered = hn::And(ordered, hn::Eq(v, v));
     max = hn::IfThenElse(hn::Gt(v, max), v, max);
   };
   size_t i = 0;
@@ -122,7 +120,7 @@ RowExtent ScanExtentT(const float* HWY_RESTRICT logits, size_t size) {
     add(hn::LoadU(d, logits + i), max0);
     add(hn::LoadU(d, logits + i + kLanes), max1);
   }
-  RowExtent extent{.max = hn::GetLane(hn::MaxOfLanes(d, hn::Max(max0, max1))), .has_nan = !hn::AllFalse(d, nan)};
+  RowExtent extent{.max = hn::GetLane(hn::MaxOfLanes(d, hn::Max(max0, max1))), .has_nan = !hn::AllTrue(d, ordered)};
   for (; i < size; ++i) {
     extent.has_nan = extent.has_nan || logits[i] != logits[i];
     if (logits[i] > extent.max) extent.max = logits[i];
@@ -285,8 +283,8 @@ void CollectAtLeast(const float* logits, int vocab_size, float scale, float max,
 
 int32_t CoupledArgMax(const float* logits, int vocab_size, float scale, const DrawKey& key, DrawPurpose purpose,
                       const TokenFloor& floor, int32_t excluded_id, int32_t likely_id) {
-  return HWY_DYNAMIC_DISPATCH(CoupledArgMaxT)
-  (logits, static_cast<size_t>(vocab_size), scale, key, purpose, floor, excluded_id, likely_id);
+  return HWY_DYNAMIC_DISPATCH(CoupledArgMaxT)(logits, static_cast<size_t>(vocab_size), scale, key, purpose, floor,
+                                              excluded_id, likely_id);
 }
 
 float CoupledScore(float scaled_logit, const DrawKey& key, DrawPurpose purpose, int32_t token_id) {

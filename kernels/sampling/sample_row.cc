@@ -17,8 +17,8 @@ constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 // Weights are 0 on the grid below this delta: exp(-25) < 2^-35.
 constexpr float kDeltaOfNoWeight = -25.0f;
-// Windows below the highest logit' in which candidates are looked for, one after the other: wide enough for most rows at
-// once, narrow enough that few tokens are collected. The last holds everything.
+// Windows below the highest logit' in which candidates are looked for, one after the other: wide enough for most rows
+// at once, narrow enough that few tokens are collected. The last holds everything.
 constexpr float kDeltaWindows[] = {-6.0f, -12.0f, kDeltaOfNoWeight, -50.0f, -100.0f, kNone};
 // Up to this many candidates are scored one by one, more in a pass over the row.
 constexpr size_t kScoredCandidatesMax = 256;
@@ -181,8 +181,8 @@ void Filter(const SamplingRow& row, SamplingScratch& scratch, KeptRow* kept) {
     KeepFirst(static_cast<size_t>(row.top_k), &candidates);
     if (has_top_p) KeepMass(static_cast<double>(row.top_p) * MassOf(candidates, kept->max), kept->max, &candidates);
   } else if (has_top_p) {
-    const double wanted = static_cast<double>(row.top_p) *
-                          SumWeights(kept->logits, kept->vocab_size, kept->scale, kept->max, delta_min);
+    const double wanted =
+        static_cast<double>(row.top_p) * SumWeights(kept->logits, kept->vocab_size, kept->scale, kept->max, delta_min);
     for (const float window : kDeltaWindows) {
       collect(std::max(window, delta_min));
       if (MassOf(candidates, kept->max) >= wanted || window <= delta_min) break;
@@ -257,7 +257,9 @@ struct PreparedRow {
 PreparedRow Prepare(const SamplingRow& row, const float* logits, int vocab_size, SamplingScratch& scratch) {
   PreparedRow prepared;
   RowExtent extent = ScanExtent(logits, vocab_size);
-  const auto is_finite = [](const RowExtent& e) { return !e.has_nan && e.max < std::numeric_limits<float>::infinity(); };
+  const auto is_finite = [](const RowExtent& e) {
+    return !e.has_nan && e.max < std::numeric_limits<float>::infinity();
+  };
   if (!is_finite(extent) || extent.max == kNone) {
     prepared.status = RowStatus::kNotFinite;
     return prepared;
@@ -298,8 +300,8 @@ SampledToken SampleRow(const SamplingRow& row, const float* logits, int vocab_si
   const PreparedRow prepared = Prepare(row, logits, vocab_size, scratch);
   SampledToken token{.status = prepared.status};
   if (token.status != RowStatus::kOk) return token;
-  token.token_id = prepared.is_greedy ? prepared.kept.first_best
-                                      : Choose(row, prepared.kept, DrawPurpose::kCoupled, -1, scratch);
+  token.token_id =
+      prepared.is_greedy ? prepared.kept.first_best : Choose(row, prepared.kept, DrawPurpose::kCoupled, -1, scratch);
   FillLogprobs(row, logits, vocab_size, prepared.raw_max, scratch, &token);
   return token;
 }
@@ -315,12 +317,11 @@ RejectionOutcome AcceptOrResample(const SamplingRow& row, const float* logits, i
     outcome.accepted = kept.first_best == draft_token_id;
   } else {
     const float draft_logit = kept.logits[draft_token_id] * kept.scale;
-    const bool draft_is_kept = draft_logit > kept.floor.logit ||
-                               (draft_logit == kept.floor.logit && draft_token_id <= kept.floor.last_id);
+    const bool draft_is_kept =
+        draft_logit > kept.floor.logit || (draft_logit == kept.floor.logit && draft_token_id <= kept.floor.last_id);
     const double draft_weight = draft_is_kept ? WeightOf(draft_logit - kept.max) : 0.0;
-    const double total = kept.is_filtered
-                             ? MassOf(scratch.candidates(), kept.max)
-                             : SumWeights(kept.logits, vocab_size, kept.scale, kept.max, kNone);
+    const double total = kept.is_filtered ? MassOf(scratch.candidates(), kept.max)
+                                          : SumWeights(kept.logits, vocab_size, kept.scale, kept.max, kNone);
     const DrawKey key{.seed = row.seed, .lane = row.lane, .position = row.position};
     const uint32_t bits = Draw(key, DrawPurpose::kAccept, static_cast<uint32_t>(draft_token_id));
     const double uniform = (bits + 0.5) * 0x1.0p-32;

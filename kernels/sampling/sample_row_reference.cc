@@ -87,7 +87,8 @@ SampledToken SampleRowReference(const SamplingRow& row, const float* logits, int
   for (size_t v = 0; v < processed.size(); ++v) {
     double& logit = processed[v];
     if (is_present[v]) logit = logit > 0 ? logit / row.repetition_penalty : logit * row.repetition_penalty;
-    if (output_counts[v] > 0) logit -= row.presence_penalty + static_cast<double>(row.frequency_penalty) * output_counts[v];
+    if (output_counts[v] > 0)
+      logit -= row.presence_penalty + static_cast<double>(row.frequency_penalty) * output_counts[v];
   }
 
   std::vector<Token> sorted;

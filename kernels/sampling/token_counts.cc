@@ -18,7 +18,8 @@ size_t TokenCounts::SlotOf(int32_t token_id) const {
   // Fibonacci hashing, then the next slots; at most half are taken.
   const size_t mask = slots_.size() - 1;
   size_t slot = static_cast<size_t>((static_cast<uint32_t>(token_id) * 0x9E3779B97F4A7C15u) >> 32) & mask;
-  while (slots_[slot] >= 0 && entries_[static_cast<size_t>(slots_[slot])].token_id != token_id) slot = (slot + 1) & mask;
+  while (slots_[slot] >= 0 && entries_[static_cast<size_t>(slots_[slot])].token_id != token_id)
+    slot = (slot + 1) & mask;
   return slot;
 }
 

@@ -23,8 +23,7 @@ void VerifyDraft(const VerifySpan& span, int vocab_size, SamplingScratch& scratc
     if (span.allowed_tokens_of_row != nullptr) row.allowed_tokens = span.allowed_tokens_of_row[j];
     const float* const logits = span.logits + static_cast<int64_t>(j) * span.logits_stride;
 
-    const bool has_draft =
-        j < span.draft_ids.size() && span.draft_ids[j] >= 0 && span.draft_ids[j] < vocab_size;
+    const bool has_draft = j < span.draft_ids.size() && span.draft_ids[j] >= 0 && span.draft_ids[j] < vocab_size;
     RejectionOutcome outcome;
     if (has_draft && span.rule == AcceptanceRule::kRejection) {
       outcome = AcceptOrResample(row, logits, vocab_size, span.draft_ids[j], scratch);
