@@ -29,8 +29,9 @@ sigset_t Signals() {
 
 struct TerminationWatcher::State {
   std::thread thread;
+  Mutex action_mu;  // held while the action runs; before mu
+  std::function<void()> action ABSL_GUARDED_BY(action_mu);
   Mutex mu;
-  std::function<void()> action ABSL_GUARDED_BY(mu);
   bool stopped ABSL_GUARDED_BY(mu) = false;
 
   void Watch() {
@@ -49,16 +50,12 @@ struct TerminationWatcher::State {
         LogWarning("second signal: ending at once");
         _exit(kSecondSignalExitCode);
       }
-      std::function<void()> run;
-      {
-        MutexLock lock(mu);
-        run = action;
-      }
-      if (!run) {
+      MutexLock lock(action_mu);
+      if (!action) {
         LogInfo("told to end before serving");
         _exit(0);
       }
-      run();
+      action();
     }
   }
 };
@@ -78,7 +75,7 @@ TerminationWatcher::~TerminationWatcher() {
 }
 
 void TerminationWatcher::OnSignal(std::function<void()> action) {
-  MutexLock lock(state_->mu);
+  MutexLock lock(state_->action_mu);
   state_->action = std::move(action);
 }
 

@@ -20,7 +20,8 @@ class TerminationWatcher {
   TerminationWatcher(const TerminationWatcher&) = delete;
   TerminationWatcher& operator=(const TerminationWatcher&) = delete;
 
-  // `action` runs on the watcher's thread, in place of what was given before.
+  // `action` runs on the watcher's thread, in place of what was given before, which is not running any more when this
+  // returns. Not to be called from an action.
   void OnSignal(std::function<void()> action);
 
  private:

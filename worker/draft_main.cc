@@ -1,0 +1,131 @@
+#include "worker/draft_main.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "base/atomic_file.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "base/status_macros.h"
+#include "base/termination.h"
+#include "text/tokenizer_definition.h"  // Fingerprint
+#include "worker/engine/drafter.h"
+#include "worker/model/loaded_model.h"
+#include "worker/model/model_runner.h"
+#include "worker/rpc/draft_service.h"
+#include "worker/rpc/registration_client.h"
+#include "worker/rpc/rpc_server.h"
+#include "worker/worker_setup.h"
+
+namespace outrider {
+namespace {
+
+// A step of a draft model that lasts longer means that something hangs.
+constexpr Duration kStepPatience = std::chrono::seconds(10);
+
+}  // namespace
+
+absl::Status RunDraft(const v1::DraftConfig& config) {
+  SetLogProcess(config.worker_id());
+  RETURN_IF_ERROR(Validate(config));
+  TerminationWatcher termination;
+  const uint64_t incarnation = NewIncarnation();
+
+  LoadOptions load_options;
+  ASSIGN_OR_RETURN(load_options.numerics, ParseNumerics(config.numerics()));
+  load_options.num_threads = ResolveThreads(config.threads(), 1);
+  load_options.max_model_len = static_cast<int>(config.max_model_len());
+  ASSIGN_OR_RETURN(const std::unique_ptr<LoadedModel> model, LoadModel(config.model(), load_options));
+  const int block_size = static_cast<int>(config.block_size());
+  const int max_sequences = static_cast<int>(config.max_sequences());
+  const int max_step_tokens = static_cast<int>(config.max_step_tokens());
+  ASSIGN_OR_RETURN(const int num_blocks, ResolveNumBlocks({.kv_cache_bytes = config.kv_cache_bytes(),
+                                                           .bytes_per_block = model->kv_bytes_per_block(block_size),
+                                                           .block_size = block_size,
+                                                           .max_model_len = model->max_model_len(),
+                                                           .max_sequences = max_sequences}));
+  ASSIGN_OR_RETURN(const std::unique_ptr<ModelRunner> runner,
+                   model->CreateRunner({.num_kv_blocks = num_blocks,
+                                        .block_size = block_size,
+                                        .max_step_tokens = max_step_tokens,
+                                        .max_sequences = std::min(max_sequences, max_step_tokens)}));
+  const std::string fingerprint = text::Fingerprint(model->tokenizer());
+
+  MetricsRegistry registry;
+  DrafterMetrics metrics(registry);
+  const SystemClock clock;
+  Drafter drafter({.vocab_size = model->config().vocab_size,
+                   .max_model_len = model->max_model_len(),
+                   .max_sequences = max_sequences,
+                   .block_size = block_size,
+                   .num_blocks = num_blocks,
+                   .max_step_tokens = max_step_tokens,
+                   .lease = std::chrono::milliseconds(config.lease_ms())},
+                  *runner, clock, metrics);
+  DraftService service({.draft_id = config.worker_id(),
+                        .incarnation = incarnation,
+                        .model = model->name(),
+                        .tokenizer_fingerprint = fingerprint,
+                        .vocab_size = model->config().vocab_size,
+                        .max_model_len = model->max_model_len(),
+                        .max_sequences = max_sequences},
+                       drafter, metrics);
+  ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server,
+                   RpcServer::Start({.host = config.host(), .port = static_cast<int>(config.grpc_port())}, {&service},
+                                    {"outrider.v1.Draft"}, [&] { return drafter.IsHealthy(kStepPatience); }));
+  std::unique_ptr<MetricsServer> metrics_server;
+  std::string metrics_address;
+  if (config.has_metrics_port()) {
+    const std::string host = config.host().rfind("unix:", 0) == 0 ? "127.0.0.1" : config.host();
+    ASSIGN_OR_RETURN(metrics_server, MetricsServer::Start(host, static_cast<int>(config.metrics_port()), registry));
+    metrics_address = absl::StrCat(" metrics=", host, ":", metrics_server->port());
+  }
+  LogInfo("drafting with ", model->name(), ", ", num_blocks, " KV blocks of ", block_size,
+          " tokens, on grpc=", server->address(), metrics_address);
+  if (!config.address_file().empty()) {
+    RETURN_IF_ERROR(
+        WriteFileAtomically(config.address_file(), absl::StrCat("grpc=", server->address(), metrics_address, "\n")));
+  }
+
+  std::atomic<bool> draining{false};
+  std::unique_ptr<RegistrationClient> registration;
+  if (!config.router_address().empty()) {
+    registration = std::make_unique<RegistrationClient>(
+        RegistrationClient::Options{.router_address = config.router_address(), .status = [&] {
+                                      const DrafterLoad load = drafter.load();
+                                      v1::HeartbeatRequest request;
+                                      request.set_worker_id(config.worker_id());
+                                      request.set_incarnation(incarnation);
+                                      request.set_address(server->address());
+                                      request.set_draining(draining.load());
+                                      v1::DraftWorkerStatus* const status = request.mutable_draft_worker();
+                                      status->set_model(model->name());
+                                      status->set_tokenizer_fingerprint(fingerprint);
+                                      status->set_vocab_size(static_cast<uint32_t>(model->config().vocab_size));
+                                      status->set_max_sequences(config.max_sequences());
+                                      status->set_sequences(static_cast<uint32_t>(load.num_sequences));
+                                      status->set_queued_tokens(static_cast<uint32_t>(load.num_queued_tokens));
+                                      status->set_tokens_per_second(load.tokens_per_second);
+                                      return request;
+                                    }});
+  }
+  termination.OnSignal([&] {
+    LogInfo("ending");
+    draining = true;
+    drafter.Stop();
+  });
+
+  const absl::Status status = drafter.Run();
+
+  termination.OnSignal([] {});  // the end is under way
+  registration.reset();
+  server->Shutdown(Duration::zero());
+  return status;
+}
+
+}  // namespace outrider

@@ -1,0 +1,292 @@
+#include "worker/engine/target_engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+
+namespace outrider {
+namespace {
+
+const char* OutcomeName(const SequenceUpdate& update) {
+  if (update.finish) {
+    switch (*update.finish) {
+      case FinishReason::kEndToken:
+        return "end_token";
+      case FinishReason::kStopToken:
+        return "stop_token";
+      case FinishReason::kStopString:
+        return "stop_string";
+      case FinishReason::kLength:
+        return "length";
+      case FinishReason::kCancelled:
+        return "cancelled";
+    }
+  }
+  switch (update.error.code()) {
+    case absl::StatusCode::kDeadlineExceeded:
+      return "deadline_exceeded";
+    case absl::StatusCode::kResourceExhausted:
+      return "resource_exhausted";
+    case absl::StatusCode::kUnavailable:
+      return "unavailable";
+    case absl::StatusCode::kInvalidArgument:
+      return "invalid_argument";
+    default:
+      return "internal";
+  }
+}
+
+}  // namespace
+
+TargetEngine::TargetEngine(const Options& options, Inbox& inbox, StepBackend& backend, const Clock& clock,
+                           EngineMetrics& metrics)
+    : inbox_(inbox),
+      backend_(backend),
+      clock_(clock),
+      metrics_(metrics),
+      scheduler_(options.scheduler),
+      draft_planner_(options.drafts) {
+  CHECK(backend.depth() <= 1);
+  if (options.ngram_draft) draft_planner_.AddSource(&ngram_source_, /*in_process=*/true);
+}
+
+TargetEngine::~TargetEngine() = default;
+
+absl::Status TargetEngine::Run() {
+  while (true) {
+    const absl::StatusOr<bool> busy = RunTurn();
+    if (!busy.ok()) {
+      inbox_.CloseToSubmissions(absl::StrCat("the group's epoch has ended: ", busy.status().message()));
+      FailAll(absl::UnavailableError(absl::StrCat("the group's epoch has ended: ", busy.status().message())));
+      return busy.status();
+    }
+    if (stopped_) {
+      FailAll(absl::UnavailableError("the group is stopping"));
+      return absl::OkStatus();
+    }
+    if (*busy) continue;
+    if (draining_ && lanes_.empty()) return absl::OkStatus();
+    {
+      MutexLock lock(mu_);
+      turn_began_ = {};
+    }
+    inbox_.WaitUntil(scheduler_.NextDeadline());
+  }
+}
+
+void TargetEngine::Drain() {
+  draining_ = true;
+  inbox_.CloseToSubmissions("the group is draining");
+}
+
+void TargetEngine::Stop() {
+  stopped_ = true;
+  inbox_.CloseToSubmissions("the group is stopping");
+}
+
+absl::StatusOr<bool> TargetEngine::RunTurn() {
+  const TimePoint now = clock_.Now();
+  {
+    MutexLock lock(mu_);
+    turn_began_ = now;
+  }
+  DrainInbox(now);
+  draft_planner_.TakeProposals([this](SequenceId id) { return scheduler_.Find(id); }, now, draft_decisions_);
+  ApplyDraftDecisions();
+
+  const StepPlan& plan = scheduler_.PlanStep(now);
+  const bool planned = !plan.empty();
+  Digest(now);
+  if (planned) {
+    steps_out_.push_back({&plan, now});
+    RETURN_IF_ERROR(backend_.Submit(plan));
+  }
+  const bool collects = !steps_out_.empty() && (!planned || static_cast<int>(steps_out_.size()) > backend_.depth());
+  if (collects) {
+    ASSIGN_OR_RETURN(const StepResult result, backend_.Collect());
+    const TimePoint collected = clock_.Now();
+    metrics_.StepTook(*steps_out_.front().plan, collected - steps_out_.front().submitted);
+    steps_out_.pop_front();
+    RETURN_IF_ERROR(scheduler_.ApplyResult(result, collected));
+    Digest(collected);
+  }
+  Publish();
+  return planned || collects;
+}
+
+void TargetEngine::DrainInbox(TimePoint now) {
+  for (InboxEvent& event : inbox_.Drain()) {
+    std::visit([this, now](auto& e) { Take(std::move(e), now); }, event);
+  }
+}
+
+void TargetEngine::Take(SubmitEvent event, TimePoint now) {
+  // Time in the inbox counts as time in the queue.
+  const auto sequences = scheduler_.Submit(event.request, std::min(now, event.received));
+  if (!sequences.ok()) {
+    for (const RequestLane& lane : event.request.lanes) {
+      event.stream->Append({event.id, lane.lane}, FailedEvent{.status = sequences.status()});
+      metrics_.RequestEnded(OutcomeName({.error = sequences.status()}));
+    }
+    touched_streams_.insert(std::move(event.stream));
+    return;
+  }
+  requests_[{event.stream.get(), event.id}] = *sequences;
+  for (size_t i = 0; i < sequences->size(); ++i) {
+    lanes_[(*sequences)[i]] = {
+        .stream = event.stream, .id = {event.id, event.request.lanes[i].lane}, .received = event.received};
+  }
+}
+
+void TargetEngine::Take(CancelEvent event, TimePoint) {
+  const auto request = requests_.find({event.stream.get(), event.id});
+  if (request == requests_.end()) return;
+  for (SequenceId sequence : request->second) scheduler_.Cancel(sequence);
+}
+
+void TargetEngine::Take(StopAtEvent event, TimePoint) {
+  const auto request = requests_.find({event.stream.get(), event.id.request});
+  if (request == requests_.end()) return;
+  for (SequenceId sequence : request->second) {
+    const auto lane = lanes_.find(sequence);
+    if (lane == lanes_.end() || lane->second.id != event.id) continue;
+    const absl::Status status = scheduler_.StopAt(sequence, event.num_output_tokens);
+    if (!status.ok()) scheduler_.Fail(sequence, status);
+  }
+}
+
+void TargetEngine::Take(StreamLostEvent event, TimePoint) {
+  for (const auto& [sequence, lane] : lanes_) {
+    if (lane.stream == event.stream) scheduler_.Cancel(sequence);
+  }
+}
+
+void TargetEngine::Take(AttachSourceEvent event, TimePoint now) {
+  Take(DetachSourceEvent{event.name}, now);
+  AttachedSource& attached = sources_[event.name];
+  attached.id = draft_planner_.AddSource(event.source.get(), /*in_process=*/false);
+  attached.source = std::move(event.source);
+}
+
+void TargetEngine::Take(DetachSourceEvent event, TimePoint) {
+  const auto attached = sources_.find(event.name);
+  if (attached == sources_.end()) return;
+  draft_planner_.RemoveSource(attached->second.id);
+  sources_.erase(attached);
+}
+
+void TargetEngine::ApplyDraftDecisions() {
+  for (const DraftGrant& grant : draft_decisions_.grants) scheduler_.GrantDraft(grant);
+  for (DraftOffer& offer : draft_decisions_.offers) scheduler_.OfferDraft(std::move(offer));
+  draft_decisions_.clear();
+}
+
+void TargetEngine::Digest(TimePoint now) {
+  while (true) {
+    std::vector<SequenceUpdate> updates = scheduler_.TakeUpdates();
+    if (updates.empty()) break;
+    draft_planner_.AfterUpdates(
+        updates, [this](SequenceId id) { return scheduler_.Find(id); }, scheduler_.decode_cost(), now,
+        draft_decisions_);
+    ApplyDraftDecisions();
+    for (SequenceUpdate& update : updates) Emit(update, now);  // may fail sequences: there is more to take then
+  }
+  for (const StreamPointer& stream : touched_streams_) stream->Flush();
+  touched_streams_.clear();
+}
+
+void TargetEngine::Emit(SequenceUpdate& update, TimePoint now) {
+  const auto found = lanes_.find(update.sequence);
+  if (found == lanes_.end()) return;
+  Lane& lane = found->second;
+  if (update.started) metrics_.Started(update.queue_time);
+  if (!update.tokens.empty()) {
+    const int num_tokens = static_cast<int>(update.tokens.size());
+    if (lane.last_token == TimePoint{}) {
+      metrics_.FirstTokens(num_tokens, now - lane.received);
+    } else {
+      metrics_.NextTokens(num_tokens, now - lane.last_token);
+    }
+    lane.last_token = now;
+    const bool taken = lane.stream->Append(lane.id, {.first_output_index = update.first_output_index,
+                                                     .tokens = std::move(update.tokens),
+                                                     .logprobs = std::move(update.logprobs)});
+    touched_streams_.insert(lane.stream);
+    if (!taken) {
+      metrics_.SlowReaderCut();
+      const absl::Status cut = absl::ResourceExhaustedError(
+          "the reader of this stream is too slow: as many output tokens wait for it as may (max_buffered_tokens)");
+      if (update.terminal()) {
+        // Its tokens are lost to the reader, so it can not count as finished.
+        update.finish.reset();
+        update.error = cut;
+      } else {
+        scheduler_.Fail(update.sequence, cut);
+        return;
+      }
+    }
+  }
+  if (!update.terminal()) return;
+  metrics_.RequestEnded(OutcomeName(update));
+  touched_streams_.insert(lane.stream);
+  if (update.finish) {
+    lane.stream->Append(
+        lane.id,
+        FinishedEvent{.reason = *update.finish, .usage = update.usage, .queue_ms = ToMillis(update.queue_time)});
+  } else {
+    lane.stream->Append(lane.id, FailedEvent{.status = update.error, .usage = update.usage});
+  }
+  EndLane(update.sequence);
+}
+
+void TargetEngine::EndLane(SequenceId sequence) {
+  const auto lane = lanes_.find(sequence);
+  const auto request = requests_.find({lane->second.stream.get(), lane->second.id.request});
+  std::erase(request->second, sequence);
+  if (request->second.empty()) requests_.erase(request);
+  lanes_.erase(lane);
+}
+
+void TargetEngine::FailAll(const absl::Status& error) {
+  for (InboxEvent& event : inbox_.Drain()) {
+    auto* const submit = std::get_if<SubmitEvent>(&event);
+    if (submit == nullptr) continue;
+    for (const RequestLane& lane : submit->request.lanes) {
+      submit->stream->Append({submit->id, lane.lane}, FailedEvent{.status = error});
+    }
+    touched_streams_.insert(submit->stream);
+  }
+  std::vector<SequenceId> live;
+  for (const auto& [sequence, lane] : lanes_) live.push_back(sequence);
+  for (SequenceId sequence : live) scheduler_.Fail(sequence, error);
+  Digest(clock_.Now());
+}
+
+void TargetEngine::Publish() {
+  const KvAllocator& kv = scheduler_.kv();
+  EngineLoad load;
+  load.num_running = scheduler_.num_running();
+  load.num_waiting = scheduler_.num_waiting();
+  load.num_outstanding_tokens = scheduler_.num_queued_tokens();
+  load.kv_used_ratio = static_cast<float>(kv.num_used_blocks()) / static_cast<float>(kv.num_blocks());
+  load.num_sources = static_cast<int>(sources_.size());
+  metrics_.Snapshot(load.num_running, load.num_waiting, load.kv_used_ratio);
+  metrics_.Totals(scheduler_.stats(), draft_planner_.stats());
+  MutexLock lock(mu_);
+  load_ = load;
+}
+
+EngineLoad TargetEngine::load() const {
+  MutexLock lock(mu_);
+  return load_;
+}
+
+bool TargetEngine::IsHealthy(Duration patience) const {
+  MutexLock lock(mu_);
+  return turn_began_ == TimePoint{} || clock_.Now() - turn_began_ < patience;
+}
+
+}  // namespace outrider

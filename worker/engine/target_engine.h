@@ -1,0 +1,142 @@
+// TargetEngine is a target group's only loop: drain the inbox, plan a step, run it, apply what came of it, tell the
+// routers. One thread owns all state; everyone else posts to the inbox and reads published snapshots.
+//
+// A turn, in order: events of the inbox; proposals of draft sources; a plan, given to the backend; the result of the
+// oldest step, if as many are out as the backend allows or there is nothing more to plan. With depth 1 a step is
+// planned while the one before runs. When there is nothing to do the loop sleeps on the inbox until the scheduler's
+// next deadline.
+//
+// Every lane that was submitted ends with exactly one FinishedEvent or FailedEvent, whatever happens; an error of the
+// backend ends them all with UNAVAILABLE, and Run with that error.
+//
+// Thread safety: Run and RunTurn from one thread; the rest from any.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "worker/engine/engine_metrics.h"
+#include "worker/engine/inbox.h"
+#include "worker/scheduler/scheduler.h"
+#include "worker/speculation/draft_planner.h"
+#include "worker/speculation/ngram_source.h"
+#include "worker/step/step_backend.h"
+
+namespace outrider {
+
+// What the group carries; as of the last turn.
+struct EngineLoad {
+  int num_running = 0;
+  int num_waiting = 0;
+  int64_t num_outstanding_tokens = 0;
+  float kv_used_ratio = 0;  // blocks of live sequences
+  int num_sources = 0;      // draft sources other than the in-process one
+};
+
+class TargetEngine {
+ public:
+  struct Options {
+    SchedulerOptions scheduler;
+    DraftPlannerOptions drafts;
+    bool ngram_draft = true;
+  };
+  // All outlive this. REQUIRES: Scheduler::Validate(options.scheduler) is OK.
+  TargetEngine(const Options& options, Inbox& inbox, StepBackend& backend, const Clock& clock, EngineMetrics& metrics);
+  ~TargetEngine();
+  TargetEngine(const TargetEngine&) = delete;
+  TargetEngine& operator=(const TargetEngine&) = delete;
+
+  // Takes turns until Stop, or until Drain and nothing lives any more: OK. Else the backend's error.
+  absl::Status Run();
+  // Takes nothing new; Run returns once what runs has ended.
+  void Drain();
+  // Run returns after the turn under way; what still lives ends with UNAVAILABLE.
+  void Stop();
+
+  // One turn. True if a step was run or collected: there may be more to do at once.
+  absl::StatusOr<bool> RunTurn();
+  // When RunTurn has to be called again though nothing is posted.
+  TimePoint NextDeadline() const { return scheduler_.NextDeadline(); }
+  // Ends everything that lives with `error`.
+  void FailAll(const absl::Status& error);
+
+  EngineLoad load() const;
+  // Turns are taken, or the loop sleeps since it has nothing to do: no turn has lasted for `patience`.
+  bool IsHealthy(Duration patience) const;
+
+  // For tests.
+  const Scheduler& scheduler() const { return scheduler_; }
+
+ private:
+  struct Lane {
+    StreamPointer stream;
+    LaneId id;
+    TimePoint received{};
+    TimePoint last_token{};  // zero: none yet
+  };
+  struct RequestKey {
+    const TokenStream* stream = nullptr;
+    RequestId id;
+    friend bool operator==(const RequestKey&, const RequestKey&) = default;
+    template <typename H>
+    friend H AbslHashValue(H h, const RequestKey& key) {
+      return H::combine(std::move(h), key.stream, key.id);
+    }
+  };
+
+  void DrainInbox(TimePoint now);
+  void Take(SubmitEvent event, TimePoint now);
+  void Take(CancelEvent event, TimePoint now);
+  void Take(StopAtEvent event, TimePoint now);
+  void Take(StreamLostEvent event, TimePoint now);
+  void Take(AttachSourceEvent event, TimePoint now);
+  void Take(DetachSourceEvent event, TimePoint now);
+  // Takes what the scheduler did to routers and draft sources, until it has nothing more to say.
+  void Digest(TimePoint now);
+  void Emit(SequenceUpdate& update, TimePoint now);
+  void EndLane(SequenceId sequence);
+  void ApplyDraftDecisions();
+  void Publish();
+
+  Inbox& inbox_;
+  StepBackend& backend_;
+  const Clock& clock_;
+  EngineMetrics& metrics_;
+
+  // The loop's own.
+  Scheduler scheduler_;
+  DraftPlanner draft_planner_;
+  NgramSource ngram_source_;
+  struct AttachedSource {
+    DraftPlanner::DraftSourceId id = 0;
+    std::unique_ptr<DraftSource> source;
+  };
+  absl::flat_hash_map<std::string, AttachedSource> sources_;
+  absl::flat_hash_map<SequenceId, Lane> lanes_;
+  absl::flat_hash_map<RequestKey, std::vector<SequenceId>> requests_;
+  absl::flat_hash_set<StreamPointer> touched_streams_;  // appended to since the last flush
+  DraftDecisions draft_decisions_;
+  struct StepOut {
+    const StepPlan* plan = nullptr;  // the scheduler's, until its result is applied
+    TimePoint submitted{};
+  };
+  std::deque<StepOut> steps_out_;  // given to the backend, not yet collected; the oldest first
+
+  std::atomic<bool> draining_{false};
+  std::atomic<bool> stopped_{false};
+  mutable Mutex mu_;
+  EngineLoad load_ ABSL_GUARDED_BY(mu_);
+  TimePoint turn_began_ ABSL_GUARDED_BY(mu_){};  // zero: asleep
+};
+
+}  // namespace outrider

@@ -1,0 +1,248 @@
+#include "worker/rpc/proto_conversions.h"
+
+#include <limits>
+#include <string>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "worker/step/draft_offer.h"  // kMaxLookahead
+
+namespace outrider {
+namespace {
+
+std::vector<TokenId> Ids(const google::protobuf::RepeatedField<int32_t>& ids) { return {ids.begin(), ids.end()}; }
+
+absl::StatusOr<int> IntFromWire(uint32_t value, absl::string_view name) {
+  if (value > static_cast<uint32_t>(std::numeric_limits<int>::max())) {
+    return absl::InvalidArgumentError(absl::StrCat(name, " is ", value, ", too great"));
+  }
+  return static_cast<int>(value);
+}
+
+}  // namespace
+
+absl::StatusOr<SamplingParams> ParamsFromProto(const v1::SamplingParams& proto, uint32_t lane) {
+  SamplingParams params;
+  params.temperature = proto.temperature();
+  params.top_p = proto.top_p();
+  ASSIGN_OR_RETURN(params.top_k, IntFromWire(proto.top_k(), "top_k"));
+  params.min_p = proto.min_p();
+  params.repetition_penalty = proto.repetition_penalty();
+  params.presence_penalty = proto.presence_penalty();
+  params.frequency_penalty = proto.frequency_penalty();
+  if (proto.logit_bias_size() > kMaxLogitBias) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("logit_bias has ", proto.logit_bias_size(), " entries; at most ", kMaxLogitBias));
+  }
+  for (const v1::LogitBias& bias : proto.logit_bias()) params.logit_bias.emplace_back(bias.token_id(), bias.bias());
+  ASSIGN_OR_RETURN(params.max_tokens, IntFromWire(proto.max_tokens(), "max_tokens"));
+  ASSIGN_OR_RETURN(params.min_tokens, IntFromWire(proto.min_tokens(), "min_tokens"));
+  params.end_token_ids = Ids(proto.end_token_ids());
+  params.stop_token_ids = Ids(proto.stop_token_ids());
+  params.seed = proto.seed();
+  params.lane = lane;
+  params.num_logprobs = proto.num_logprobs();
+  switch (proto.acceptance()) {
+    case v1::ACCEPTANCE_COUPLED:
+      params.acceptance = Acceptance::kCoupled;
+      break;
+    case v1::ACCEPTANCE_REJECTION:
+      params.acceptance = Acceptance::kRejection;
+      break;
+    default:
+      return absl::InvalidArgumentError(absl::StrCat("acceptance is ", static_cast<int>(proto.acceptance()),
+                                                     "; 0 (coupled) and 1 (rejection) are known"));
+  }
+  return params;
+}
+
+void ParamsToProto(const SamplingParams& params, v1::SamplingParams* proto) {
+  proto->set_temperature(params.temperature);
+  proto->set_top_p(params.top_p);
+  proto->set_top_k(static_cast<uint32_t>(params.top_k));
+  proto->set_min_p(params.min_p);
+  proto->set_repetition_penalty(params.repetition_penalty);
+  proto->set_presence_penalty(params.presence_penalty);
+  proto->set_frequency_penalty(params.frequency_penalty);
+  for (const auto& [token, bias] : params.logit_bias) {
+    v1::LogitBias* const entry = proto->add_logit_bias();
+    entry->set_token_id(token);
+    entry->set_bias(bias);
+  }
+  proto->set_max_tokens(static_cast<uint32_t>(params.max_tokens));
+  proto->set_min_tokens(static_cast<uint32_t>(params.min_tokens));
+  proto->mutable_end_token_ids()->Add(params.end_token_ids.begin(), params.end_token_ids.end());
+  proto->mutable_stop_token_ids()->Add(params.stop_token_ids.begin(), params.stop_token_ids.end());
+  proto->set_seed(params.seed);
+  proto->set_num_logprobs(params.num_logprobs);
+  proto->set_acceptance(params.acceptance == Acceptance::kCoupled ? v1::ACCEPTANCE_COUPLED : v1::ACCEPTANCE_REJECTION);
+}
+
+absl::StatusOr<Request> RequestFromProto(const v1::Submit& proto, TimePoint received) {
+  if (proto.request_id() == 0) return absl::InvalidArgumentError("request_id is 0");
+  if (proto.lanes().empty()) return absl::InvalidArgumentError("a request without lanes");
+  if (proto.lookahead() < Request::kAutoLookahead || proto.lookahead() > kMaxLookahead) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("lookahead is ", proto.lookahead(), "; it may be -1 (auto) or 0 to ", kMaxLookahead));
+  }
+  Request request;
+  request.prompt = Ids(proto.prompt_token_ids());
+  ASSIGN_OR_RETURN(request.params, ParamsFromProto(proto.params(), /*lane=*/0));
+  for (const v1::Lane& lane : proto.lanes()) {
+    request.lanes.push_back({.lane = lane.lane(), .output = Ids(lane.output_token_ids())});
+  }
+  if (proto.deadline_ms() != 0) request.deadline = received + std::chrono::milliseconds(proto.deadline_ms());
+  request.draft = proto.draft();
+  request.lookahead = proto.lookahead();
+  return request;
+}
+
+void LaneEventToProto(const LaneEvent& event, v1::TargetEvent* proto) {
+  proto->set_request_id(event.id.request.value);
+  proto->set_lane(event.id.lane);
+  if (const auto* tokens = std::get_if<TokensEvent>(&event.event)) {
+    v1::Tokens* const out = proto->mutable_tokens();
+    out->set_first_output_index(static_cast<uint32_t>(tokens->first_output_index));
+    out->mutable_token_ids()->Add(tokens->tokens.begin(), tokens->tokens.end());
+    for (const TokenLogprobs& logprobs : tokens->logprobs) LogprobsToProto(logprobs, out->add_logprobs());
+  } else if (const auto* finished = std::get_if<FinishedEvent>(&event.event)) {
+    proto->mutable_finished()->set_finish_reason(FinishReasonToProto(finished->reason));
+    UsageToProto(finished->usage, proto->mutable_finished()->mutable_usage());
+    proto->mutable_finished()->set_queue_ms(finished->queue_ms);
+  } else if (const auto* failed = std::get_if<FailedEvent>(&event.event)) {
+    proto->mutable_failed()->set_code(static_cast<uint32_t>(failed->status.code()));
+    proto->mutable_failed()->set_message(std::string(failed->status.message()));
+    UsageToProto(failed->usage, proto->mutable_failed()->mutable_usage());
+  }
+}
+
+void UsageToProto(const Usage& usage, v1::Usage* proto) {
+  proto->set_prompt_tokens(static_cast<uint32_t>(usage.prompt_tokens));
+  proto->set_output_tokens(static_cast<uint32_t>(usage.output_tokens));
+  proto->set_cached_tokens(static_cast<uint32_t>(usage.cached_tokens));
+  proto->set_rounds(static_cast<uint32_t>(usage.rounds));
+  proto->set_plain_steps(static_cast<uint32_t>(usage.plain_steps));
+  proto->set_draft_tokens(static_cast<uint32_t>(usage.draft_tokens));
+  proto->set_accepted_tokens(static_cast<uint32_t>(usage.accepted_tokens));
+}
+
+v1::FinishReason FinishReasonToProto(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kEndToken:
+      return v1::FINISH_REASON_END_TOKEN;
+    case FinishReason::kStopToken:
+      return v1::FINISH_REASON_STOP_TOKEN;
+    case FinishReason::kStopString:
+      return v1::FINISH_REASON_STOP_STRING;
+    case FinishReason::kLength:
+      return v1::FINISH_REASON_LENGTH;
+    case FinishReason::kCancelled:
+      return v1::FINISH_REASON_CANCELLED;
+  }
+  return v1::FINISH_REASON_UNSPECIFIED;
+}
+
+void LogprobsToProto(const TokenLogprobs& logprobs, v1::TokenLogprobs* proto) {
+  proto->set_logprob(logprobs.logprob);
+  for (const auto& [token, logprob] : logprobs.top) {
+    v1::TokenLogprob* const entry = proto->add_top();
+    entry->set_token_id(token);
+    entry->set_logprob(logprob);
+  }
+}
+
+void TokenizerToProto(const text::TokenizerDefinition& definition, v1::TokenizerDefinition* proto) {
+  proto->set_kind(definition.model);
+  proto->set_pre_tokenizer(definition.pre);
+  for (const std::string& token : definition.tokens) proto->add_tokens(token);
+  std::string* const types = proto->mutable_token_types();
+  for (text::TokenType type : definition.types) types->push_back(static_cast<char>(type));
+  proto->mutable_scores()->Add(definition.scores.begin(), definition.scores.end());
+  for (const std::string& merge : definition.merges) proto->add_merges(merge);
+  if (definition.bos_id) proto->set_bos_id(*definition.bos_id);
+  if (definition.eos_id) proto->set_eos_id(*definition.eos_id);
+  if (definition.eot_id) proto->set_eot_id(*definition.eot_id);
+  if (definition.eom_id) proto->set_eom_id(*definition.eom_id);
+  if (definition.unk_id) proto->set_unk_id(*definition.unk_id);
+  if (definition.pad_id) proto->set_pad_id(*definition.pad_id);
+  proto->set_add_bos(definition.add_bos);
+  proto->set_add_eos(definition.add_eos);
+  proto->set_add_space_prefix(definition.add_space_prefix);
+  proto->set_ignore_merges(definition.ignore_merges);
+  proto->set_chat_template(definition.chat_template);
+}
+
+std::optional<DraftCommand> DraftCommandFromProto(const v1::DraftCommand& proto) {
+  DraftCommand command{.sequence = proto.sequence(), .epoch = proto.epoch()};
+  switch (proto.command_case()) {
+    case v1::DraftCommand::kOpen: {
+      auto params = ParamsFromProto(proto.open().params(), proto.open().lane());
+      if (!params.ok()) return std::nullopt;
+      command.command = DraftOpen{.prompt = Ids(proto.open().prompt_token_ids()),
+                                  .output = Ids(proto.open().output_token_ids()),
+                                  .params = *std::move(params),
+                                  .lookahead = proto.open().lookahead()};
+      return command;
+    }
+    case v1::DraftCommand::kCommit:
+      command.command = DraftCommit{.first_position = proto.commit().first_position(),
+                                    .tokens = Ids(proto.commit().token_ids()),
+                                    .lookahead = proto.commit().lookahead()};
+      return command;
+    case v1::DraftCommand::kClose:
+      command.command = DraftClose{};
+      return command;
+    case v1::DraftCommand::COMMAND_NOT_SET:
+      break;
+  }
+  return std::nullopt;
+}
+
+void ProposalToProto(const DraftProposal& proposal, v1::Proposal* proto) {
+  proto->set_sequence(proposal.sequence);
+  proto->set_epoch(proposal.epoch);
+  proto->set_base_position(static_cast<uint32_t>(proposal.path.base_position));
+  proto->add_paths()->mutable_token_ids()->Add(proposal.path.tokens.begin(), proposal.path.tokens.end());
+}
+
+void LoadToProto(const DrafterLoad& load, v1::DraftLoad* proto) {
+  proto->set_sequences(static_cast<uint32_t>(load.num_sequences));
+  proto->set_queued_tokens(static_cast<uint32_t>(load.num_queued_tokens));
+  proto->set_tokens_per_second(load.tokens_per_second);
+  proto->set_kv_used_ratio(load.kv_used_ratio);
+}
+
+void OpeningToProto(const DraftSource::Opening& opening, v1::DraftCommand* proto) {
+  proto->set_sequence(opening.sequence.value);
+  proto->set_epoch(opening.epoch);
+  v1::OpenSequence* const open = proto->mutable_open();
+  open->mutable_prompt_token_ids()->Add(opening.prompt.begin(), opening.prompt.end());
+  open->mutable_output_token_ids()->Add(opening.output.begin(), opening.output.end());
+  ParamsToProto(*opening.params, open->mutable_params());
+  open->set_lane(opening.params->lane);
+  open->set_lookahead(static_cast<uint32_t>(opening.lookahead));
+}
+
+void AdvanceToProto(const DraftSource::Advance& advance, v1::DraftCommand* proto) {
+  proto->set_sequence(advance.sequence.value);
+  proto->set_epoch(advance.epoch);
+  v1::Commit* const commit = proto->mutable_commit();
+  commit->set_first_position(static_cast<uint32_t>(advance.first_position));
+  commit->mutable_token_ids()->Add(advance.tokens.begin(), advance.tokens.end());
+  commit->set_lookahead(static_cast<uint32_t>(advance.lookahead));
+}
+
+void ProposalsFromProto(const v1::Proposal& proto, std::vector<DraftSource::Proposal>& proposals) {
+  const int base_position = IntFromWire(proto.base_position(), "base_position").value_or(-1);
+  const auto add = [&](std::vector<TokenId> tokens) {
+    proposals.push_back({.sequence = SequenceId(proto.sequence()),
+                         .epoch = proto.epoch(),
+                         .path = {.base_position = base_position, .tokens = std::move(tokens)}});
+  };
+  if (proto.paths().empty()) add({});
+  for (const v1::DraftPath& path : proto.paths()) add(Ids(path.token_ids()));
+}
+
+}  // namespace outrider

@@ -1,0 +1,111 @@
+#include "worker/rpc/rpc_server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace outrider {
+namespace {
+
+constexpr Duration kHealthInterval = std::chrono::milliseconds(100);
+
+// unix:PATH names a socket; it has no port.
+bool IsUnix(const std::string& host) { return host.rfind("unix:", 0) == 0; }
+
+bool IsUnixSocket(const std::string& host) { return host.rfind("unix:", 0) == 0; }
+
+bool IsWildcard(const std::string& host) { return host == "0.0.0.0" || host == "::" || host == "[::]"; }
+
+}  // namespace
+
+RpcServer::RpcServer(std::string host, std::vector<std::string> service_names, std::function<bool()> serving)
+    : host_(std::move(host)), service_names_(std::move(service_names)), serving_(std::move(serving)) {}
+
+absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptions& options,
+                                                            const std::vector<grpc::Service*>& services,
+                                                            const std::vector<std::string>& service_names,
+                                                            std::function<bool()> serving) {
+  static const bool plugins_ready = [] {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    return true;
+  }();
+  (void)plugins_ready;
+
+  auto server = std::unique_ptr<RpcServer>(new RpcServer(options.host, service_names, std::move(serving)));
+  const std::string address = IsUnix(options.host) ? options.host : absl::StrCat(options.host, ":", options.port);
+  grpc::ServerBuilder builder;
+  // Without this two processes could share a port and each get half of the calls.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // Peers may ask an idle connection whether it lives (draft_link.cc).
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
+  builder.SetMaxReceiveMessageSize(options.max_message_bytes);
+  builder.SetMaxSendMessageSize(-1);
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &server->port_);
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  server->server_ = builder.BuildAndStart();
+  if (server->server_ == nullptr || server->port_ == 0) {
+    return absl::UnavailableError(
+        on_unix_socket ? absl::StrCat("can not listen on ", address, ": is the folder there and writable?")
+                       : absl::StrCat("can not listen on ", address, ": port ", options.port,
+                                      " is in use (setting grpc_port), or the host is not this machine's"));
+  }
+  grpc::HealthCheckServiceInterface* const health = server->server_->GetHealthCheckService();
+  health->SetServingStatus(false);
+  for (const std::string& name : service_names) health->SetServingStatus(name, false);
+  server->health_thread_ = std::thread([s = server.get()] { s->WatchHealth(); });
+  return server;
+}
+
+RpcServer::~RpcServer() {
+  Shutdown(Duration::zero());
+  if (health_thread_.joinable()) health_thread_.join();
+}
+
+std::string RpcServer::address() const {
+  if (IsUnixSocket(host_)) return host_;
+  std::string host = host_;
+  if (IsWildcard(host)) {
+    char name[256] = {};
+    if (gethostname(name, sizeof(name) - 1) == 0) host = name;
+  }
+  return IsUnix(host) ? host : absl::StrCat(host, ":", port_);
+}
+
+void RpcServer::WatchHealth() {
+  grpc::HealthCheckServiceInterface* const health = server_->GetHealthCheckService();
+  bool told = false;
+  while (true) {
+    const bool serving = serving_();
+    if (serving != told) {
+      health->SetServingStatus("", serving);
+      for (const std::string& name : service_names_) health->SetServingStatus(name, serving);
+      told = serving;
+    }
+    MutexLock lock(mu_);
+    const TimePoint next = std::chrono::steady_clock::now() + kHealthInterval;
+    while (!stopped_ && stopped_changed_.WaitUntil(mu_, next)) {
+    }
+    if (stopped_) return;
+  }
+}
+
+void RpcServer::Shutdown(Duration grace) {
+  {
+    MutexLock lock(mu_);
+    if (stopped_) return;
+    stopped_ = true;
+    stopped_changed_.NotifyAll();
+  }
+  if (server_ == nullptr) return;
+  if (auto* health = server_->GetHealthCheckService()) health->Shutdown();
+  server_->Shutdown(std::chrono::system_clock::now() + std::chrono::duration_cast<std::chrono::microseconds>(grace));
+}
+
+}  // namespace outrider

@@ -1,0 +1,52 @@
+// What target and draft workers work out of their settings before they start: device, numerics, threads, KV blocks.
+//
+// Errors name the setting, its value and what it takes.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "proto/config.pb.h"
+#include "worker/model/loaded_model.h"
+
+namespace outrider {
+
+// OK for auto and cpu. UNIMPLEMENTED with the remedy for cuda, which this build does not have.
+absl::Status CheckDevice(const std::string& device);
+
+absl::StatusOr<Numerics> ParseNumerics(const std::string& numerics);
+
+// "auto" is Request::kAutoLookahead.
+absl::StatusOr<int> ParseLookahead(const std::string& lookahead);
+
+// 0: all cores of this machine that the process may use, divided by `num_shares`; at least 1.
+int ResolveThreads(uint32_t threads, uint32_t num_shares);
+
+// Comma-separated HOST:PORT or unix:PATH; blanks around them and empty ones are left out.
+std::vector<std::string> SplitAddresses(const std::string& addresses);
+
+// KV blocks that `kv_cache_bytes` hold; 0: enough for max_sequences of a quarter of max_model_len, and for one of all
+// of it, within kKvCacheBytesAuto. Never more than all sequences could use.
+struct KvSizing {
+  uint64_t kv_cache_bytes = 0;
+  int64_t bytes_per_block = 0;
+  int block_size = 0;
+  int max_model_len = 0;
+  int max_sequences = 0;
+};
+inline constexpr uint64_t kKvCacheBytesAuto = uint64_t{2} << 30;
+absl::StatusOr<int> ResolveNumBlocks(const KvSizing& sizing);
+
+// Tokens a step may have where nothing is set: room for a prompt chunk of any CPU within step_time_ms_max, and small
+// enough that the logits of one step (4 bytes * vocabulary a row) stay near 100 MB.
+inline constexpr int kMaxStepTokensAuto = 512;
+int ResolveMaxStepTokens(uint32_t max_step_tokens, uint32_t max_sequences);
+
+// INVALID_ARGUMENT naming the first setting that can not be; files are not looked at.
+absl::Status Validate(const v1::TargetConfig& config);
+absl::Status Validate(const v1::DraftConfig& config);
+
+}  // namespace outrider
