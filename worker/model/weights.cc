@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/log.h"
@@ -23,7 +24,7 @@ class Loader {
   Loader(const GgufFile& file, Numerics numerics, int64_t total_bytes)
       : file_(file), numerics_(numerics), total_bytes_(total_bytes), last_log_(Clock::now()) {}
 
-  absl::StatusOr<const GgufTensor*> Find(const std::string& name, absl::Span<const int64_t> dims) const {
+  absl::StatusOr<const GgufTensor*> Find(const std::string& name, absl::Span<const int64_t> dims) {
     const GgufTensor* tensor = file_.FindTensor(name);
     if (tensor == nullptr) {
       return absl::InvalidArgumentError(absl::StrCat(file_.path(), ": tensor '", name, "' is missing"));
@@ -35,7 +36,19 @@ class Loader {
                                                      tensor->ShapeString(), "; the metadata asks for [",
                                                      absl::StrJoin(dims, ", "), "]"));
     }
+    used_.insert(tensor->name);
     return tensor;
+  }
+
+  // A tensor that the forward pass does not know would change what the model says: UNIMPLEMENTED naming it.
+  absl::Status CheckAllUsed() const {
+    for (const GgufTensor& tensor : file_.tensors()) {
+      // Read with the configuration.
+      if (used_.contains(tensor.name) || tensor.name == "rope_freqs.weight") continue;
+      return absl::UnimplementedError(absl::StrCat(file_.path(), ": tensor '", tensor.name,
+                                                   "' is none that this build knows in a model of its architecture"));
+    }
+    return absl::OkStatus();
   }
 
   absl::StatusOr<DType> DtypeOf(const GgufTensor& tensor) const {
@@ -116,6 +129,7 @@ class Loader {
   Clock::time_point last_log_;
   int64_t done_bytes_ = 0;
   int64_t bytes_ = 0;
+  absl::flat_hash_set<absl::string_view> used_;
   std::unique_ptr<kernels::WeightArena> arena_ = std::make_unique<kernels::WeightArena>();
 };
 
@@ -168,6 +182,7 @@ absl::StatusOr<std::unique_ptr<Weights>> LoadWeights(const GgufFile& file, const
   RETURN_IF_ERROR(loader.Vector("output_norm.weight", hidden, &weights->output_norm));
   RETURN_IF_ERROR(loader.Matrix(config.tied_embedding ? "token_embd.weight" : "output.weight", config.vocab_size,
                                 hidden, shard.vocab, all_hidden, &weights->head));
+  RETURN_IF_ERROR(loader.CheckAllUsed());
   weights->bytes = loader.bytes();
   weights->arena = loader.TakeArena();
   return weights;

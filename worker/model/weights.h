@@ -58,7 +58,7 @@ struct Weights {
 // Reads a rank's tensors from `file`, which must outlive the result. Logs progress about once a second.
 // Errors name file and tensor: INVALID_ARGUMENT if one is missing, of another shape than `config` asks for, or holds
 // values that are not finite where that is cheap to see (norms, biases); UNIMPLEMENTED for a dtype this build has no
-// code for; RESOURCE_EXHAUSTED.
+// code for, or a tensor that the forward pass does not know; RESOURCE_EXHAUSTED.
 absl::StatusOr<std::unique_ptr<Weights>> LoadWeights(const GgufFile& file, const ModelConfig& config,
                                                      const RankShard& shard, Numerics numerics);
 

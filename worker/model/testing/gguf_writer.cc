@@ -231,9 +231,9 @@ text::TokenizerDefinition TinyTokenizer(int vocab_size) {
   for (const char* control : {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}) add(control, text::TokenType::kControl);
   for (int byte = 0; byte < 256; ++byte) add(ByteCharacter(byte), text::TokenType::kNormal);
   // "\xC4\xA0" is a space in the alphabet.
-  static constexpr const char* kMerges[] = {"t h",  "th e", "\xC4\xA0 t",   "\xC4\xA0 a", "i n",
-                                            "e r",  "o n",  "\xC4\xA0t he", "r e",        "a n",
-                                            "an d", "in g", "\xC4\xA0 s",   "o u",        "\xC4\xA0 w"};
+  static constexpr const char* kMerges[] = {"t h",  "th e",       "\xC4\xA0 t",   "\xC4\xA0 a", "i n", "e r",
+                                            "o n",  "h e",        "\xC4\xA0t he", "r e",        "a n", "an d",
+                                            "in g", "\xC4\xA0 s", "o u",          "\xC4\xA0 w"};
   for (const std::string merge : kMerges) {
     definition.merges.push_back(merge);
     const size_t space = merge.find(' ');

@@ -1,0 +1,215 @@
+// Speed of one rank on a GGUF file: tokens a second of decode and of prompts, and the time of a step by its rows.
+//
+//   engine_bench MODEL.gguf [--threads N] [--context N] [--prompt N] [--numerics invariant|reference] [--steps N]
+//
+// Prints one JSON object. Times are medians over steps after a warm-up, with the 10th and 90th percentile beside them;
+// every step runs the whole path: plan, forward pass, greedy sampling. Verify spans are one sequence of 1 + K rows with
+// drafts that are all rejected, so that the sequence advances by one token a step whatever the rows.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/gemm/gemm.h"
+#include "nlohmann/json.hpp"
+#include "worker/model/loaded_model.h"
+#include "worker/model/model_runner.h"
+
+namespace outrider {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Json = nlohmann::ordered_json;
+
+struct Arguments {
+  std::string model;
+  int threads = 2;
+  int context = 64;
+  int prompt = 512;
+  int chunk = 256;
+  int steps = 60;
+  Numerics numerics = Numerics::kInvariant;
+};
+
+[[noreturn]] void Fail(const std::string& message) {
+  std::fprintf(stderr, "engine_bench: %s\n", message.c_str());
+  std::exit(1);
+}
+
+Arguments Parse(int argc, char** argv) {
+  Arguments arguments;
+  for (int i = 1; i < argc; ++i) {
+    const std::string name = argv[i];
+    if (name.rfind("--", 0) != 0) {
+      arguments.model = name;
+      continue;
+    }
+    if (++i == argc) Fail(name + " wants a value");
+    const int value = std::atoi(argv[i]);
+    if (name == "--threads") {
+      arguments.threads = value;
+    } else if (name == "--context") {
+      arguments.context = value;
+    } else if (name == "--prompt") {
+      arguments.prompt = value;
+    } else if (name == "--chunk") {
+      arguments.chunk = value;
+    } else if (name == "--steps") {
+      arguments.steps = value;
+    } else if (name == "--numerics") {
+      arguments.numerics = std::strcmp(argv[i], "reference") == 0 ? Numerics::kReference : Numerics::kInvariant;
+    } else {
+      Fail("unknown flag " + name);
+    }
+  }
+  if (arguments.model.empty() || arguments.context < 1 || arguments.prompt < 1 || arguments.chunk < 1 ||
+      arguments.steps < 1) {
+    Fail("usage: engine_bench MODEL.gguf [--threads N] [--context N] [--prompt N] [--chunk N] [--steps N]");
+  }
+  return arguments;
+}
+
+Json Summary(std::vector<double> ms) {
+  std::sort(ms.begin(), ms.end());
+  const auto at = [&](double q) { return ms[static_cast<size_t>(q * static_cast<double>(ms.size() - 1))]; };
+  return {{"median_ms", at(0.5)}, {"p10_ms", at(0.1)}, {"p90_ms", at(0.9)}, {"samples", ms.size()}};
+}
+
+class Bench {
+ public:
+  explicit Bench(const Arguments& arguments) : arguments_(arguments) {
+    auto model = LoadModel(arguments.model, {.numerics = arguments.numerics, .num_threads = arguments.threads});
+    if (!model.ok()) Fail(std::string(model.status().message()));
+    model_ = *std::move(model);
+    num_blocks_ = (std::max(arguments.prompt, arguments.context + arguments.steps + 64) + 64) / 16 + 1;
+    auto runner = model_->CreateRunner(
+        {.num_kv_blocks = num_blocks_, .max_step_tokens = std::max(arguments.chunk, 64), .max_sequences = 4});
+    if (!runner.ok()) Fail(std::string(runner.status().message()));
+    runner_ = *std::move(runner);
+  }
+
+  Json Run() {
+    Json json;
+    json["model"] = model_->name();
+    json["numerics"] = NumericsName(model_->numerics());
+    json["cpu_target"] = kernels::GemmTargetName();
+    json["threads"] = arguments_.threads;
+    json["weight_mib"] = model_->weight_bytes() >> 20;
+
+    const Json decode = Verify(1);
+    json["decode"] = decode;
+    json["decode"]["context"] = arguments_.context;
+    json["decode"]["tokens_per_second"] = 1000.0 / decode["median_ms"].get<double>();
+
+    std::vector<double> prompts;
+    for (int i = 0; i < 5; ++i) prompts.push_back(Prompt());
+    const Json prompt = Summary(prompts);
+    json["prompt"] = prompt;
+    json["prompt"]["tokens"] = arguments_.prompt;
+    json["prompt"]["chunk"] = arguments_.chunk;
+    json["prompt"]["tokens_per_second"] = arguments_.prompt * 1000.0 / prompt["median_ms"].get<double>();
+
+    for (const int rows : {1, 2, 3, 5, 9, 17, 33}) {
+      Json entry = {{"rows", rows}};
+      entry.update(Verify(rows));
+      json["step_by_rows"].push_back(entry);
+    }
+    return json;
+  }
+
+ private:
+  StepResult Step(const StepPlan& plan) {
+    if (absl::Status status = runner_->Submit(plan); !status.ok()) Fail(std::string(status.message()));
+    return *runner_->Collect();
+  }
+
+  std::vector<TokenId> Tokens(int count) const {
+    std::vector<TokenId> tokens(count);
+    for (int i = 0; i < count; ++i) tokens[i] = static_cast<TokenId>((i * 7919 + 13) % model_->config().vocab_size);
+    return tokens;
+  }
+
+  std::vector<BlockId> AllBlocks() const {
+    std::vector<BlockId> blocks(num_blocks_);
+    for (int i = 0; i < num_blocks_; ++i) blocks[i] = i;
+    return blocks;
+  }
+
+  // Starts a sequence and computes its prompt in chunks; ms.
+  double Start(const std::vector<TokenId>& prompt) {
+    sequence_ = SequenceId(sequence_.value + 1);
+    SamplingParams params;
+    params.temperature = 0;
+    params.max_tokens = 1 << 20;
+    double ms = 0;
+    for (int at = 0; at < static_cast<int>(prompt.size()); at += arguments_.chunk) {
+      StepPlan plan = NewPlan();
+      Span span{.sequence = sequence_, .first_position = at};
+      span.num_committed_tokens = std::min(arguments_.chunk, static_cast<int>(prompt.size()) - at);
+      span.samples = at + span.num_committed_tokens == static_cast<int>(prompt.size());
+      if (at == 0) {
+        plan.starts.push_back({sequence_, prompt, {}, params});
+        span.blocks = AllBlocks();
+        if (sequence_.value > 1) plan.ends.push_back(SequenceId(sequence_.value - 1));
+      }
+      plan.spans.push_back(span);
+      const auto begin = Clock::now();
+      Step(plan);
+      ms += std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+    }
+    num_tokens_ = static_cast<int>(prompt.size()) + 1;
+    return ms;
+  }
+
+  double Prompt() { return Start(Tokens(arguments_.prompt)); }
+
+  // Steps of one span of `rows` rows whose drafts are rejected.
+  Json Verify(int rows) {
+    Start(Tokens(arguments_.context));
+    std::vector<double> ms;
+    for (int i = -5; i < arguments_.steps; ++i) {
+      StepPlan plan = NewPlan();
+      Span span{.sequence = sequence_,
+                .first_position = num_tokens_ - 1,
+                .num_committed_tokens = 1,
+                .samples = true,
+                .lookahead = rows - 1};
+      if (rows > 1) {
+        span.paths.push_back({.base_position = num_tokens_, .tokens = std::vector<TokenId>(rows - 1, 11)});
+      }
+      plan.spans.push_back(span);
+      const auto begin = Clock::now();
+      const StepResult result = Step(plan);
+      if (i >= 0) ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
+      num_tokens_ += static_cast<int>(result.spans[0].tokens.size());
+    }
+    return Summary(ms);
+  }
+
+  StepPlan NewPlan() {
+    StepPlan plan;
+    plan.step = StepId(++step_);
+    return plan;
+  }
+
+  const Arguments arguments_;
+  std::unique_ptr<LoadedModel> model_;
+  std::unique_ptr<ModelRunner> runner_;
+  int num_blocks_ = 0;
+  uint64_t step_ = 0;
+  SequenceId sequence_;
+  int num_tokens_ = 0;
+};
+
+}  // namespace
+}  // namespace outrider
+
+int main(int argc, char** argv) {
+  const outrider::Arguments arguments = outrider::Parse(argc, argv);
+  std::printf("%s\n", outrider::Bench(arguments).Run().dump(2).c_str());
+  return 0;
+}
