@@ -114,7 +114,7 @@ ValueOr ToJson(Runtime& runtime, const Value& value, Arguments arguments) {
       ASSIGN_OR_RETURN(const int64_t indent, args.Integer(1, 0));
       style.indent = static_cast<int>(std::clamp<int64_t>(indent, 0, 100));
     }
-    style.item_separator = ",";
+    style.item_separator = std::string(",");
   }
   if (args.Has(2)) {
     if (!args[2].IsList() || args[2].items().size() != 2 || !args[2].items()[0].IsString() ||
