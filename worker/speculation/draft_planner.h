@@ -2,12 +2,14 @@
 // sources what was committed, how many draft tokens are wanted, and the scheduler how long to wait for them. PURE but
 // for the sources it calls, none of which may block.
 //
-// Fixed lookahead: every sequence that may draft asks its draft worker (or, while that is not there or not caught up,
-// the in-process source) for so many, and waits at most draft_wait_ms_max. Auto: LookaheadPolicy chooses source and
-// number; waits are bounded by draft_wait_ratio of the measured plain step as well. With 0 chosen a source is not
-// spoken to at all; it catches up with one longer commit when it is asked again.
+// Fixed lookahead: every sequence that may draft asks its draft worker (or, while none is there or it has not caught
+// up, the in-process source) for so many tokens, and waits at most draft_wait_ms_max. Auto: LookaheadPolicy chooses by
+// what is measured; waits are also bounded by draft_wait_ratio of a plain step. With none chosen a source is not spoken
+// to at all; it catches up with one longer commit when it is asked again. While a source has yet to prove itself, one
+// sequence at a time catches up with it.
 //
-// A source that has not answered its last request is asked but not waited for.
+// Only a source that is caught up and answers in time is waited for; every sequence of a turn that waits asks for the
+// same number of tokens, so that drafts come together and steps stay whole.
 //
 // Thread safety: none. Owned by the engine's thread.
 #pragma once
@@ -78,22 +80,41 @@ class DraftPlanner {
 
   // Takes in what Scheduler::TakeUpdates gave, learns from it, and speaks to sources. Appends to `decisions`.
   // `decode_cost` is the scheduler's.
+  // `num_running` is the number of sequences in a step.
   void AfterUpdates(absl::Span<const SequenceUpdate> updates, FindSequence find, const StepCostModel& decode_cost,
-                    TimePoint now, DraftDecisions& decisions);
+                    int num_running, TimePoint now, DraftDecisions& decisions);
 
   const DraftStats& stats() const { return stats_; }
   int num_sequences() const { return static_cast<int>(sequences_.size()); }
+  // Sources that have a peer.
+  int num_connected() const;
 
  private:
   struct Source;
+  struct View;
   struct Drafted;
+  struct Row;
+
+  void NoticeConnections();
+  Source* WorkerOf(Drafted& drafted);
+  void Learn(const SequenceUpdate& update, TimePoint now);
+  void Forget(SequenceId sequence);
+  std::vector<Row> RowsOf(absl::Span<const SequenceUpdate> updates, FindSequence find);
+  static int NumDraftTokensLeft(const Row& row);
+  static bool IsCaughtUp(const Row& row, DraftSourceId id);
+  DraftSourceId InProcessSource() const;
+  void AskWorker(Row& row, int lookahead, int num_sequences, Duration wait, TimePoint now);
+  void DecideFixed(Row& row, int num_sequences, TimePoint now);
+  void DecideAuto(std::vector<Row>& rows, int num_other_rows, const StepCostModel& decode_cost, FindSequence find,
+                  TimePoint now, DraftDecisions& decisions);
+  bool Ask(Row& row, DraftSourceId source, int lookahead, int num_sequences, TimePoint now);
+  void Take(DraftSourceId source, FindSequence find, TimePoint now, DraftDecisions& decisions);
 
   const DraftPlannerOptions options_;
   DraftStats stats_;
   std::vector<std::unique_ptr<Source>> sources_;  // by id; null once removed
   absl::flat_hash_map<SequenceId, std::unique_ptr<Drafted>> sequences_;
   std::vector<DraftSource::Proposal> proposals_;
-  TimePoint last_choice_{};
 };
 
 }  // namespace outrider

@@ -7,7 +7,7 @@
 // Invariants:
 //   - a path is usable iff it begins with what has been committed since its base position;
 //   - the epoch rises only when the sequence is opened anew;
-//   - at most one request is unanswered; a source that stays silent is asked again, opened anew, ever more rarely.
+//   - at most one request is unanswered; a source that stays silent is opened anew, ever more rarely.
 //
 // Thread safety: none.
 #pragma once
@@ -40,35 +40,35 @@ inline constexpr int kMaxPathTokens = 2 * (kMaxLookahead + 1);
 
 class DraftSession {
  public:
-  // What to say to the source so that it knows all of num_tokens committed tokens.
+  bool open() const { return open_; }
+  uint32_t epoch() const { return epoch_; }
+  // It answered the last request that was answered or given up: it is worth waiting for.
+  bool warm() const { return warm_; }
+  // Committed tokens it has been told.
+  int num_told() const { return num_told_; }
+
+  // Whether it may be asked now: not while a request is unanswered. Gives that up when its time has come.
+  bool MayAsk(TimePoint now);
+
+  // What to say so that the source knows all committed tokens.
   struct Command {
     bool open = false;       // an opening with everything; else an advance
     int first_position = 0;  // of the advance
   };
-
-  bool open() const { return epoch_ != 0 && open_; }
-  uint32_t epoch() const { return epoch_; }
-  // Nothing is asked that has not been answered or given up.
-  bool idle() const { return !asked_at_.has_value(); }
-  // The last request was answered: a new one may be waited for.
-  bool warm() const { return warm_; }
-
-  // May it be asked now? False while a request is unanswered and not yet given up.
-  bool MayAsk(TimePoint now);
-  // Notes that the source is told everything up to num_tokens and asked for `lookahead` tokens. REQUIRES: MayAsk(now).
+  // Notes that it is told everything up to num_tokens and asked for `lookahead` tokens. REQUIRES: MayAsk(now).
   Command Ask(int num_tokens, int lookahead, TimePoint now);
 
-  // The source forgot everything (connection lost).
+  // The source forgot everything: its connection was lost.
   void Lose();
 
   struct Verdict {
-    std::optional<DropReason> dropped;  // empty: usable
-    std::optional<Duration> latency;    // it answers the request: from asking to now
-    int lookahead = 0;                  // of that request
-    int num_new_tokens = 0;             // that came with it
+    std::optional<DropReason> dropped;  // empty: usable, or an answer without tokens
+    bool answers = false;               // the request; nothing more will come of it
+    Duration latency{};                 // of the answer: since it was asked
+    int lookahead = 0;                  // that was asked
+    int num_new_tokens = 0;             // that came with the request
   };
-  // Judges a proposal for a sequence with `committed` tokens. A usable one, or an answer without tokens, answers the
-  // request; any other of this epoch that stems from the latest position told ends the wait for it.
+  // Judges a proposal for a sequence whose committed tokens are `committed`.
   Verdict Judge(uint32_t epoch, const DraftPath& path, absl::Span<const TokenId> committed, int vocab_size,
                 TimePoint now);
 
@@ -78,15 +78,18 @@ class DraftSession {
   static constexpr double kPatienceMs = 2000;
   static constexpr double kPatienceMsPerToken = 10;
   static constexpr int kMaxDoublings = 5;
+  // After so long a silence the source may have forgotten the sequence (lease_ms): it is opened anew. Half its default.
+  static constexpr double kSilenceMsMax = 30000;
 
   uint32_t epoch_ = 0;
   bool open_ = false;
   bool warm_ = false;
   int num_told_ = 0;
-  std::optional<TimePoint> asked_at_;
+  TimePoint told_at_{};
+  bool asked_ = false;  // and not answered; at told_at_
   int asked_lookahead_ = 0;
   int asked_new_tokens_ = 0;
-  int num_given_up_ = 0;
+  int num_given_up_ = 0;  // in a row
 };
 
 }  // namespace outrider

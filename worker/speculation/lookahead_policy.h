@@ -1,59 +1,51 @@
 // LookaheadPolicy chooses how many draft tokens each sequence asks for: those that maximise the expected committed
-// tokens per second of the whole batch, by measured step time, draft time and acceptance. K = 0 is among the
-// candidates. PURE.
+// tokens per second of the whole batch, by measured step time, draft time and acceptance; none is among the candidates.
+// PURE.
 //
-// A batch of S sequences with lookahead K_s commits sum(1 + E_s(K_s)) tokens in wait(max K) + step(sum(1 + K_s)) ms.
-// The best common bound K is found by trying all; then each sequence drops draft rows whose chance of acceptance brings
-// less than the rows cost.
+// A batch with lookahead K_s for sequence s commits sum(1 + E_s(K_s)) tokens in wait + step(sum(1 + K_s)) ms, E_s being
+// the expected accepted tokens and wait the latency of the longest draft that has to be waited for. One bound for
+// sequences that wait and one for those that do not are tried over a grid; then each sequence drops the draft rows
+// whose chance of acceptance brings less than a row costs.
 //
-// Exploration: what is not tried is not known. A share of the time (kExplorationShare) is spent on lookaheads beside
-// the best, so that speculation starts again when it pays again; its predicted loss is booked against that share.
-//
-// Thread safety: none.
+// It learns again after it chose none because what it decides by fades towards hope (AcceptanceStats, DraftLatency):
+// about once in two minutes a few rounds are spent on a trial. See lookahead_policy_test.cc for what that costs.
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "absl/types/span.h"
-#include "worker/speculation/acceptance_stats.h"
-#include "worker/speculation/draft_latency.h"
+#include "worker/step/draft_offer.h"  // kMaxLookahead
 #include "worker/step/step_cost_model.h"
 
 namespace outrider {
 
-class LookaheadPolicy {
- public:
-  // One sequence that could be drafted for.
-  struct Candidate {
-    const AcceptanceStats* acceptance = nullptr;  // its own; outlives the call
-    const AcceptanceStats* pooled = nullptr;      // its source's
-    int lookahead_max = 0;                        // by its own bounds; 0..kMaxLookahead
-  };
-  struct Batch {
-    absl::Span<const Candidate> candidates;
-    int num_other_rows = 0;                 // rows of sequences that are not drafted for
-    const StepCostModel* cost = nullptr;    // of decode steps
-    const DraftLatency* latency = nullptr;  // null: proposals come at once
-    double wait_ms_max = 0;                 // a lookahead whose draft takes longer is of no use
-  };
-  struct Choice {
-    std::vector<int> lookaheads;  // of the candidates, in order
-    bool explores = false;
-    double tokens_per_ms = 0;        // expected
-    double tokens_per_ms_plain = 0;  // expected with no draft at all
-  };
-
-  // `elapsed_ms`: engine time since the last choice, of which exploration may cost a share.
-  Choice Choose(const Batch& batch, double elapsed_ms);
-
-  // Of the time, spent on trying what is not thought best.
-  static constexpr double kExplorationShare = 0.005;
-
- private:
-  double Value(const Batch& batch, absl::Span<const int> lookaheads) const;
-
-  double exploration_credit_ms_ = 0;
-  int num_explored_ = 0;
+struct LookaheadCandidate {
+  int lookahead_max = 0;                    // by its own bounds; 0..kMaxLookahead
+  bool waits = true;                        // its draft takes time; false: it is there
+  std::array<double, kMaxLookahead> rates;  // of acceptance by position, those below lookahead_max
 };
+
+struct LookaheadBatch {
+  absl::Span<const LookaheadCandidate> candidates;
+  int num_other_rows = 0;               // of sequences that are not drafted for
+  const StepCostModel* cost = nullptr;  // of decode steps
+  // Wait for drafts of k tokens, by k, for all candidates that wait together. [0] is not used.
+  std::array<double, kMaxLookahead + 1> latency_ms{};
+  double wait_ms_max = 0;  // a lookahead whose draft is expected to take longer is of no use
+};
+
+struct LookaheadChoice {
+  std::vector<int> asks;           // draft tokens to ask for, by candidate; equal for all that wait, so that drafts
+                                   // arrive together
+  std::vector<int> lookaheads;     // of them, to verify
+  double tokens_per_ms = 0;        // expected
+  double tokens_per_ms_plain = 0;  // expected without any draft
+};
+
+LookaheadChoice ChooseLookaheads(const LookaheadBatch& batch);
+
+// Drafting must promise so much more than plain steps: less is within what the estimates are worth.
+inline constexpr double kLookaheadGainMin = 1.03;
 
 }  // namespace outrider
