@@ -11,8 +11,8 @@
 // So the bits of an output depend on its own row of x and its own weights only: not on the number of rows, their order,
 // the parts of the call, the threads, the tile, nor on AVX2 against AVX-512 (tested across all of them).
 //
-// Few rows are bound by memory: weights are read once, in order. Up to kRowTile rows share a pass over the weights held
-// in registers; more rows reuse a group of 16 outputs from cache.
+// Few rows are bound by memory: weights are read once, in order, asked for ahead of their use. Up to kRowTile rows
+// share a pass over the weights in registers; up to 128 reuse a group of 16 outputs from cache.
 //
 // A block of x that holds a NaN or infinity makes all outputs of that row NaN with quantised weights; blocks with
 // max|x| < 1e-30 count as zero.

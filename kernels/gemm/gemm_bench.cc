@@ -1,11 +1,13 @@
 // Speed of the CPU products. Prints one JSON object a line: medians with the least value and the 10th and 90th
 // percentile, never means.
 //
-//   gemm_bench [--threads N] [--rows 1,2,4,5,8,16,32,64,128] [--runs 21] [--only model|shapes]
+//   gemm_bench [--threads N] [--rows 1,2,4,5,8,16,32,64,128] [--runs 21] [--only model|shapes|reference]
+//              [--target AVX2]
 //
 // "read": a plain sum over as many bytes as the products of a model pass read: the ceiling of one-row products.
 // "product": one matrix, as many copies of it in turn as fill 64 MiB, so that weights come from where a model's would.
 // "model": all products of a SmolLM2-135M forward pass in order (30 layers and the head), distinct weights.
+// "reference": the reference product, 4096 x 4096.
 // Every shape is checked against the reference product before it is timed.
 
 #include <algorithm>
@@ -22,6 +24,7 @@
 #include <thread>
 #include <vector>
 
+#include "hwy/targets.h"
 #include "kernels/common/dtype.h"
 #include "kernels/common/thread_pool.h"
 #include "kernels/gemm/gemm.h"
@@ -36,6 +39,7 @@ struct Options {
   std::vector<int> rows = {1, 2, 4, 5, 8, 16, 32, 64, 128};
   int runs = 21;
   std::string only;
+  std::string target;
 };
 
 struct Timing {
@@ -252,6 +256,33 @@ void BenchModel(ThreadPool& pool, const Options& options) {
   }
 }
 
+void BenchReference(ThreadPool& pool, const Options& options) {
+  constexpr int64_t kSize = 4096;
+  const Source source(DType::kQ4_1, kSize, kSize);
+  ReferenceMatrix reference;
+  Require(ReferenceMatrix::Make(source.matrix, &reference));
+  const int rows_max = *std::max_element(options.rows.begin(), options.rows.end());
+  const std::vector<float> x = RandomValues(rows_max * kSize, 3);
+  std::vector<float> out(rows_max * kSize);
+  for (const int rows : options.rows) {
+    const Timing t = Measure(
+        options.runs, [&] { Require(MatMulReference(reference, x.data(), kSize, rows, out.data(), kSize, pool)); });
+    std::printf("{\"bench\":\"reference\",\"threads\":%d,\"out\":%lld,\"in\":%lld,\"rows\":%d,", pool.num_threads(),
+                (long long)kSize, (long long)kSize, rows);
+    PrintTiming(t, 4.0 * kSize * kSize, 2.0 * rows * kSize * kSize);
+  }
+}
+
+// Keeps to one instruction set, if this machine has it.
+void ChooseTarget(const std::string& name) {
+  if (name.empty()) return;
+  for (int64_t rest = hwy::SupportedTargets(); rest != 0; rest &= rest - 1) {
+    if (name != hwy::TargetName(rest & -rest)) continue;
+    hwy::SetSupportedTargetsForTest(rest & -rest);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  }
+}
+
 Options ParseOptions(int argc, char** argv) {
   Options options;
   for (int i = 1; i + 1 < argc; i += 2) {
@@ -262,6 +293,8 @@ Options ParseOptions(int argc, char** argv) {
       options.runs = std::max(1, std::atoi(value.c_str()));
     } else if (name == "--only") {
       options.only = value;
+    } else if (name == "--target") {
+      options.target = value;
     } else if (name == "--rows") {
       options.rows.clear();
       for (const char* p = value.c_str(); *p != '\0'; p += *p == ',') {
@@ -278,11 +311,14 @@ Options ParseOptions(int argc, char** argv) {
 int Main(int argc, char** argv) {
   const Options options = ParseOptions(argc, argv);
   ThreadPool pool(options.threads);
-  if (options.only != "shapes") {
+  ChooseTarget(options.target);
+  const auto wanted = [&](const char* what) { return options.only.empty() || options.only == what; };
+  if (wanted("reference")) BenchReference(pool, options);
+  if (wanted("model")) {
     BenchRead(int64_t{96} << 20, pool, options);
     BenchModel(pool, options);
   }
-  if (options.only != "model") {
+  if (wanted("shapes")) {
     for (const DType dtype : {DType::kQ4_1, DType::kQ4_0, DType::kQ8_0, DType::kF16, DType::kBF16, DType::kF32}) {
       BenchProduct(dtype, 576, 576, pool, options);
       BenchProduct(dtype, 1536, 576, pool, options);

@@ -59,8 +59,9 @@ struct ActivationTileBuffer {
   int32_t* minus_sums = nullptr;
 };
 
-// Computes one group for one tile: sums[r * kGroupSize + lane].
-using TileFn = void (*)(const std::byte* group, const GroupLayout& layout, int64_t in_features,
+// Continues the sums of one group and one tile over input features [first_k, end_k), from zero if first_k is 0.
+// sums[r * kGroupSize + lane]. Cutting K does not change bits: a sum goes on where it was. Quantised: multiples of 32.
+using TileFn = void (*)(const std::byte* group, const GroupLayout& layout, int64_t first_k, int64_t end_k,
                         const ActivationTile& tile, float* sums);
 
 }  // namespace
@@ -113,6 +114,10 @@ HWY_INLINE I SetQuad(const int8_t* x) {
   return _mm512_set1_epi32(quad);
 }
 
+// Hides from the compiler how `sum` came about. GCC would otherwise regroup a chain of integer sums into a tree whose
+// leaves do not fit the registers.
+HWY_INLINE void KeepChain(I& sum) { asm("" : "+v"(sum)); }
+
 #if HWY_TARGET == HWY_AVX3_DL
 
 // dot[r] += sum of nibble * x over the block; |x| <= 127.
@@ -163,6 +168,7 @@ HWY_INLINE void DotNibbles(const uint8_t* quants, const int8_t* x, I* dot) {
     for (int r = 0; r < R; ++r) {
       pairs[r] = _mm512_add_epi16(pairs[r], _mm512_maddubs_epi16(low, SetQuad(x + r * 32 + quad * 4)));
       pairs[r] = _mm512_add_epi16(pairs[r], _mm512_maddubs_epi16(high, SetQuad(x + r * 32 + 16 + quad * 4)));
+      KeepChain(pairs[r]);
     }
   }
 #pragma GCC unroll 8
@@ -186,6 +192,7 @@ HWY_INLINE void DotBytes(const uint8_t* quants, const int8_t* x, const int32_t* 
       const I v = SetQuad(x + r * 32 + quad * 4);
       const I pairs = _mm512_maddubs_epi16(magnitude, _mm512_mask_sub_epi8(v, negative, ZeroI(), v));
       dot[r] = _mm512_add_epi32(dot[r], _mm512_madd_epi16(pairs, ones));
+      KeepChain(dot[r]);
     }
   }
 }
@@ -222,6 +229,9 @@ HWY_INLINE I SetQuad(const int8_t* x) {
   std::memcpy(&quad, x, 4);
   return _mm256_set1_epi32(quad);
 }
+// Hides from the compiler how `sum` came about. GCC would otherwise regroup a chain of integer sums into a tree whose
+// leaves do not fit the registers.
+HWY_INLINE void KeepChain(I& sum) { asm("" : "+x"(sum)); }
 HWY_INLINE I LoadI(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 
 template <int R>
@@ -241,6 +251,7 @@ HWY_INLINE void DotNibbles(const uint8_t* quants, const int8_t* x, I* dot) {
     for (int r = 0; r < R; ++r) {
       pairs[r] = _mm256_add_epi16(pairs[r], _mm256_maddubs_epi16(low, SetQuad(x + r * 32 + quad * 4)));
       pairs[r] = _mm256_add_epi16(pairs[r], _mm256_maddubs_epi16(high, SetQuad(x + r * 32 + 16 + quad * 4)));
+      KeepChain(pairs[r]);
     }
   }
 #pragma GCC unroll 8
@@ -262,6 +273,7 @@ HWY_INLINE void DotBytes(const uint8_t* quants, const int8_t* x, const int32_t* 
     for (int r = 0; r < R; ++r) {
       const I pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(SetQuad(x + r * 32 + quad * 4), w));
       dot[r] = _mm256_add_epi32(dot[r], _mm256_madd_epi16(pairs, ones));
+      KeepChain(dot[r]);
     }
   }
 }
@@ -347,6 +359,14 @@ HWY_INLINE void PrefetchAhead(const void* p) {
   }
 }
 
+// The same pointer, without what the compiler knows about it.
+HWY_INLINE const int8_t* Opaque(const int8_t* p) {
+#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
+  asm volatile("" : "+r"(p));  // volatile, so that two of them are not merged
+#endif
+  return p;
+}
+
 template <DType kDType>
 HWY_INLINE F LoadWeights(const std::byte* elements) {
   if constexpr (kDType == DType::kF32) return Load(reinterpret_cast<const float*>(elements));
@@ -354,21 +374,36 @@ HWY_INLINE F LoadWeights(const std::byte* elements) {
   if constexpr (kDType == DType::kBF16) return LoadBF16(reinterpret_cast<const uint16_t*>(elements));
 }
 
+// acc[p][r] = what TileFn's sums hold, or zero.
+template <int R>
+HWY_INLINE void LoadSums(const float* sums, bool zero, F (&acc)[kParts][R]) {
+#pragma GCC unroll 2
+  for (int p = 0; p < kParts; ++p) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) acc[p][r] = zero ? Zero() : Load(sums + r * kGroupSize + p * kLanes);
+  }
+}
+
+template <int R>
+HWY_INLINE void StoreSums(const F (&acc)[kParts][R], float* sums) {
+#pragma GCC unroll 2
+  for (int p = 0; p < kParts; ++p) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) Store(acc[p][r], sums + r * kGroupSize + p * kLanes);
+  }
+}
+
 template <DType kDType, int R>
-void FloatTile(const std::byte* group, const GroupLayout& /*layout*/, int64_t in_features, const ActivationTile& tile,
-               float* sums) {
+void FloatTile(const std::byte* group, const GroupLayout& /*layout*/, int64_t first_k, int64_t end_k,
+               const ActivationTile& tile, float* sums) {
   constexpr int64_t kElementBytes = BlockBytes(kDType);
   // With few accumulators all parts advance together; with many, part by part, so that a part's stay in registers.
   constexpr int64_t kRun = kParts * R <= 12 ? 1 : 64;
   F acc[kParts][R];
-#pragma GCC unroll 2
-  for (int p = 0; p < kParts; ++p) {
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) acc[p][r] = Zero();
-  }
+  LoadSums<R>(sums, first_k == 0, acc);
   const float* x = tile.values;
-  for (int64_t run = 0; run < in_features; run += kRun) {
-    const int64_t end = kRun == 1 ? run + 1 : std::min(run + kRun, in_features);
+  for (int64_t run = first_k; run < end_k; run += kRun) {
+    const int64_t end = kRun == 1 ? run + 1 : std::min(run + kRun, end_k);
 #pragma GCC unroll 2
     for (int p = 0; p < kParts; ++p) {
       for (int64_t k = run; k < end; ++k) {
@@ -379,63 +414,60 @@ void FloatTile(const std::byte* group, const GroupLayout& /*layout*/, int64_t in
       }
     }
   }
-#pragma GCC unroll 2
-  for (int p = 0; p < kParts; ++p) {
+  StoreSums<R>(acc, sums);
+}
+
+// Adds block `b` to the accumulators of one part: acc[r] of R rows.
+template <DType kDType, int R>
+HWY_INLINE void AddBlock(const uint16_t* scales, const uint16_t* mins, const uint8_t* quants, int64_t b,
+                         const ActivationTile& tile, F* acc) {
+  const int8_t* x = tile.quants + b * R * kQuantBlockSize;
+  // With many rows the compiler must not see that the parts read the same x: it would keep all its broadcasts between
+  // them, in memory for want of registers.
+  if constexpr (kParts * R > 6) x = Opaque(x);
+  I dot[R];
+  if constexpr (kDType == DType::kQ8_0) {
+    DotBytes<R>(quants, x, tile.minus_sums + b * R, dot);
+  } else {
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) Store(acc[p][r], sums + r * kGroupSize + p * kLanes);
+    for (int r = 0; r < R; ++r) {
+      // Q4_0's values are nibble - 8, so the dot starts at -8 * sum(q).
+      dot[r] = kDType == DType::kQ4_0 ? Set1Shifted<3>(tile.minus_sums[b * R + r]) : ZeroI();
+    }
+    DotNibbles<R>(quants, x, dot);
+  }
+  const float* x_scales = tile.scales + b * R;
+  const F scale = LoadF16(scales);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) acc[r] = Fma(ToFloat(dot[r]), Mul(scale, Set1(x_scales[r])), acc[r]);
+  if constexpr (kDType == DType::kQ4_1) {
+    const float* x_sums = tile.sums + b * R;
+    const F min = LoadF16(mins);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) acc[r] = Fma(min, Set1(x_sums[r]), acc[r]);
   }
 }
 
 template <DType kDType, int R>
-void QuantTile(const std::byte* group, const GroupLayout& layout, int64_t in_features, const ActivationTile& tile,
-               float* sums) {
+void QuantTile(const std::byte* group, const GroupLayout& layout, int64_t first_k, int64_t end_k,
+               const ActivationTile& tile, float* sums) {
   constexpr int64_t kBlockQuantBytes = kGroupSize * (kDType == DType::kQ8_0 ? 32 : 16);
-  const int64_t num_blocks = in_features / kQuantBlockSize;
-  const uint16_t* scales = reinterpret_cast<const uint16_t*>(group);
-  const uint16_t* mins = reinterpret_cast<const uint16_t*>(group + layout.mins);
-  const uint8_t* quants = reinterpret_cast<const uint8_t*>(group + layout.quants);
+  const int64_t first_block = first_k / kQuantBlockSize;
+  const int64_t end_block = end_k / kQuantBlockSize;
+  const uint16_t* scales = reinterpret_cast<const uint16_t*>(group) + first_block * kGroupSize;
+  const uint16_t* mins = reinterpret_cast<const uint16_t*>(group + layout.mins) + first_block * kGroupSize;
+  const uint8_t* quants = reinterpret_cast<const uint8_t*>(group + layout.quants) + first_block * kBlockQuantBytes;
   F acc[kParts][R];
-#pragma GCC unroll 2
-  for (int p = 0; p < kParts; ++p) {
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) acc[p][r] = Zero();
-  }
-  for (int64_t b = 0; b < num_blocks; ++b, quants += kBlockQuantBytes) {
+  LoadSums<R>(sums, first_k == 0, acc);
+  for (int64_t b = first_block; b < end_block;
+       ++b, quants += kBlockQuantBytes, scales += kGroupSize, mins += kGroupSize) {
     if (tile.prefetch_weights) PrefetchAhead<kBlockQuantBytes>(quants);
-    const int8_t* x = tile.quants + b * R * kQuantBlockSize;
-    const float* x_scales = tile.scales + b * R;
 #pragma GCC unroll 2
     for (int p = 0; p < kParts; ++p) {
-      const uint8_t* part = quants + p * kLanes * 4;
-      I dot[R];
-      if constexpr (kDType == DType::kQ8_0) {
-        DotBytes<R>(part, x, tile.minus_sums + b * R, dot);
-      } else {
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-          // Q4_0's values are nibble - 8, so the dot starts at -8 * sum(q).
-          dot[r] = kDType == DType::kQ4_0 ? Set1Shifted<3>(tile.minus_sums[b * R + r]) : ZeroI();
-        }
-        DotNibbles<R>(part, x, dot);
-      }
-      const F scale = LoadF16(scales + b * kGroupSize + p * kLanes);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        acc[p][r] = Fma(ToFloat(dot[r]), Mul(scale, Set1(x_scales[r])), acc[p][r]);
-      }
-      if constexpr (kDType == DType::kQ4_1) {
-        const F min = LoadF16(mins + b * kGroupSize + p * kLanes);
-        const float* x_sums = tile.sums + b * R;
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) acc[p][r] = Fma(min, Set1(x_sums[r]), acc[p][r]);
-      }
+      AddBlock<kDType, R>(scales + p * kLanes, mins + p * kLanes, quants + p * kLanes * 4, b, tile, acc[p]);
     }
   }
-#pragma GCC unroll 2
-  for (int p = 0; p < kParts; ++p) {
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) Store(acc[p][r], sums + r * kGroupSize + p * kLanes);
-  }
+  StoreSums<R>(acc, sums);
 }
 
 template <DType kDType, int R>
@@ -587,8 +619,10 @@ HWY_EXPORT(QuantizeTile);
 HWY_EXPORT(TargetName);
 
 constexpr int64_t kAlignment = 64;
-// Activations that a thread keeps at hand while it goes through its groups: a part of the second-level cache.
-constexpr int64_t kRowBlockBytes = int64_t{192} << 10;
+// Rows that go through a group while it is in the cache: the weights are read once per so many rows.
+constexpr int64_t kRowBlock = 16 * kRowTile;
+// Bytes of a tile of activations that go through a group at once: a part of the first-level cache.
+constexpr int64_t kTileChunkBytes = 16 << 10;
 // Activation elements below which one thread rearranges them alone: about a microsecond of work.
 constexpr int64_t kSerialElements = 3072;
 // Tasks a thread: enough to even out a late start, few enough that claiming them costs nothing.
@@ -720,20 +754,26 @@ class Product {
   void ComputePart(const MatMulPart& part, int64_t first_group, int64_t end_group) const {
     const PackedMatrix& w = *part.w;
     const GroupLayout layout = GroupLayoutOf(w.dtype(), in_features_);
-    const int64_t row_bytes = in_features_ * (IsQuantized(w.dtype()) ? 1 : 4);
-    const int64_t tiles_per_block = std::max<int64_t>(1, kRowBlockBytes / (row_bytes * kRowTile));
+    const int64_t chunk = kTileChunkBytes / kRowTile / (IsQuantized(w.dtype()) ? 1 : 4);
     const TileFn full_tile = HWY_DYNAMIC_DISPATCH(FindTile)(w.dtype(), kRowTile);
     const TileFn last_tile = HWY_DYNAMIC_DISPATCH(FindTile)(w.dtype(), rows_of_tile(num_tiles() - 1));
-    alignas(kAlignment) float sums[kRowTile * kGroupSize];
-    for (int64_t first_tile = 0; first_tile < num_tiles(); first_tile += tiles_per_block) {
-      const int64_t end_tile = std::min(first_tile + tiles_per_block, num_tiles());
+    constexpr int64_t kTilesPerBlock = kRowBlock / kRowTile;
+    alignas(kAlignment) float sums[kTilesPerBlock][kRowTile * kGroupSize];
+    for (int64_t first_tile = 0; first_tile < num_tiles(); first_tile += kTilesPerBlock) {
+      const int64_t end_tile = std::min(first_tile + kTilesPerBlock, num_tiles());
       for (int64_t g = first_group; g < end_group; ++g) {
+        for (int64_t k = 0; k < in_features_; k += chunk) {
+          const int64_t end_k = std::min(k + chunk, in_features_);
+          for (int64_t t = first_tile; t < end_tile; ++t) {
+            ActivationTile tile = Tile(t);
+            tile.prefetch_weights = t == first_tile;
+            (tile.num_rows == kRowTile ? full_tile : last_tile)(w.group(g), layout, k, end_k, tile,
+                                                                sums[t - first_tile]);
+          }
+        }
         const int64_t num_lanes = std::min(kGroupSize, w.out_features() - g * kGroupSize);
         for (int64_t t = first_tile; t < end_tile; ++t) {
-          ActivationTile tile = Tile(t);
-          tile.prefetch_weights = t == first_tile;
-          (tile.num_rows == kRowTile ? full_tile : last_tile)(w.group(g), layout, in_features_, tile, sums);
-          WriteOut(sums, part, t * kRowTile, tile.num_rows, g, num_lanes);
+          WriteOut(sums[t - first_tile], part, t * kRowTile, rows_of_tile(t), g, num_lanes);
         }
       }
     }
