@@ -54,6 +54,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr size_t kSumLanes = 16;
 using D = hn::CappedTag<float, kSumLanes>;
+constexpr size_t kLanes = hn::MaxLanes(D());
 using D1 = hn::CappedTag<float, 1>;
 
 // Queries a register block holds. With few of them (decode) the other side of the block is wider.
@@ -87,8 +88,9 @@ HWY_INLINE float ExpOf(float x) {
 
 // ---- scores
 
-// scores[q][v * lanes ...] = sum over i of queries[q][i] * keys[v][i * stride ...], i ascending.
-template <int kQueries, int kVectors, class DF, typename T>
+// scores[q][v * lanes ...] = sum over i of queries[q][i] * keys[v][i * stride ...], i ascending. kPrefetch: the first
+// to read these keys asks for the next ones; a head's part of a block is 2 to 4 KB, so hardware does not see the next.
+template <int kQueries, int kVectors, bool kPrefetch, class DF, typename T>
 HWY_INLINE void ScoreBlock(DF d, const float* const* HWY_RESTRICT queries, const T* const* HWY_RESTRICT keys,
                            const T* const* HWY_RESTRICT next_keys, size_t stride, size_t head_dim,
                            float* const* HWY_RESTRICT scores) {
@@ -103,7 +105,7 @@ HWY_INLINE void ScoreBlock(DF d, const float* const* HWY_RESTRICT queries, const
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       key[v] = LoadKv(d, keys[v] + i * stride);
-      if constexpr (kQueries <= kFewQueries) hwy::Prefetch(next_keys[v] + i * stride);
+      if constexpr (kPrefetch) hwy::Prefetch(next_keys[v] + i * stride);
     }
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q) {
@@ -119,46 +121,73 @@ HWY_INLINE void ScoreBlock(DF d, const float* const* HWY_RESTRICT queries, const
   }
 }
 
-template <class DF, typename T>
+template <bool kPrefetch, class DF, typename T>
 HWY_INLINE void ScoreBlockOf(DF d, int num_queries, const float* const* queries, const T* const* keys,
                              const T* const* next_keys, size_t stride, size_t head_dim, float* const* scores) {
   switch (num_queries) {
     case 1:
-      return ScoreBlock<1, kWide>(d, queries, keys, next_keys, stride, head_dim, scores);
+      return ScoreBlock<1, kWide, kPrefetch>(d, queries, keys, next_keys, stride, head_dim, scores);
     case 2:
-      return ScoreBlock<2, kWide>(d, queries, keys, next_keys, stride, head_dim, scores);
+      return ScoreBlock<2, kWide, kPrefetch>(d, queries, keys, next_keys, stride, head_dim, scores);
     case 3:
-      return ScoreBlock<3, kWide>(d, queries, keys, next_keys, stride, head_dim, scores);
-    case 4:
-      ScoreBlock<4, kNarrow>(d, queries, keys, next_keys, stride, head_dim, scores);
-      break;
-    case 5:
-      ScoreBlock<5, kNarrow>(d, queries, keys, next_keys, stride, head_dim, scores);
-      break;
+      return ScoreBlock<3, kWide, kPrefetch>(d, queries, keys, next_keys, stride, head_dim, scores);
     default:
-      ScoreBlock<6, kNarrow>(d, queries, keys, next_keys, stride, head_dim, scores);
       break;
   }
-  // The other half of the kWide vectors.
-  float* rest[kManyQueries];
-  for (int q = 0; q < num_queries; ++q) rest[q] = scores[q] + kNarrow * hn::Lanes(d);
-  switch (num_queries) {
-    case 4:
-      return ScoreBlock<4, kNarrow>(d, queries, keys + kNarrow, next_keys, stride, head_dim, rest);
-    case 5:
-      return ScoreBlock<5, kNarrow>(d, queries, keys + kNarrow, next_keys, stride, head_dim, rest);
-    default:
-      return ScoreBlock<6, kNarrow>(d, queries, keys + kNarrow, next_keys, stride, head_dim, rest);
+  for (int half = 0; half < kWide; half += kNarrow) {
+    float* rows[kManyQueries];
+    for (int q = 0; q < num_queries; ++q) rows[q] = scores[q] + static_cast<size_t>(half) * hn::Lanes(d);
+    switch (num_queries) {
+      case 4:
+        ScoreBlock<4, kNarrow, kPrefetch>(d, queries, keys + half, next_keys + half, stride, head_dim, rows);
+        break;
+      case 5:
+        ScoreBlock<5, kNarrow, kPrefetch>(d, queries, keys + half, next_keys + half, stride, head_dim, rows);
+        break;
+      default:
+        ScoreBlock<6, kNarrow, kPrefetch>(d, queries, keys + half, next_keys + half, stride, head_dim, rows);
+        break;
+    }
+  }
+}
+
+const float* QueryOf(const PagedAttentionArgs& args, const AttentionTile& tile, int query) {
+  const int group = args.num_q_heads / args.layout.num_kv_heads;
+  const int64_t row = tile.span->first_row + tile.first_row + query / group;
+  const int64_t head = int64_t{tile.kv_head} * group + query % group;
+  return args.q + row * args.q_stride + head * args.layout.head_dim;
+}
+
+// The same scores position by position: for blocks shorter than a vector, and where vectors have one lane.
+template <typename T>
+void PlainScoresOfRange(const PagedAttentionArgs& args, const AttentionTile& tile, int range_first_position, int first,
+                        int end, int num_queries, float* scores, size_t scores_stride) {
+  const D1 d;
+  const KvLayout& layout = args.layout;
+  const T* const k_storage = static_cast<const T*>(args.k_storage);
+  for (int p = first; p < end; ++p) {
+    const int absolute = range_first_position + p;
+    const int64_t block = tile.span->block_table[absolute / layout.block_size];
+    const T* const key = k_storage + layout.k_tile(block, tile.kv_head) + absolute % layout.block_size;
+    for (int q = 0; q < num_queries; ++q) {
+      const float* const query = QueryOf(args, tile, q);
+      auto sum = hn::Zero(d);
+      for (int i = 0; i < layout.head_dim; ++i) {
+        sum = hn::MulAdd(hn::Set(d, query[i]), LoadKv(d, key + int64_t{i} * layout.block_size), sum);
+      }
+      scores[static_cast<size_t>(q) * scores_stride + static_cast<size_t>(p)] = hn::GetLane(sum);
+    }
   }
 }
 
 // Raw dot products of every query with positions [first, end) of the range (relative to its start), and with those that
 // share a vector with them: what lies outside a row's own positions is never used. Rows of scores hold room for that.
-template <class DF, typename T>
-void ScoresOfRange(DF d, const PagedAttentionArgs& args, const AttentionTile& tile, int range_first_position, int first,
+// REQUIRES: block_size is a multiple of the lanes.
+template <typename T>
+void ScoresOfRange(const PagedAttentionArgs& args, const AttentionTile& tile, int range_first_position, int first,
                    int end, int num_queries, float* scores, size_t scores_stride) {
+  const D d;
   const KvLayout& layout = args.layout;
-  const int group = args.num_q_heads / layout.num_kv_heads;
   const int lanes = static_cast<int>(hn::Lanes(d));
   const size_t head_dim = static_cast<size_t>(layout.head_dim);
   const T* const k_storage = static_cast<const T*>(args.k_storage);
@@ -180,12 +209,15 @@ void ScoresOfRange(DF d, const PagedAttentionArgs& args, const AttentionTile& ti
       const float* queries[kManyQueries];
       float* rows[kManyQueries];
       for (int i = 0; i < block_queries; ++i) {
-        const int64_t row = tile.span->first_row + tile.first_row + (q + i) / group;
-        const int64_t head = int64_t{tile.kv_head} * group + (q + i) % group;
-        queries[i] = args.q + row * args.q_stride + head * layout.head_dim;
+        queries[i] = QueryOf(args, tile, q + i);
         rows[i] = scores + static_cast<size_t>(q + i) * scores_stride + p;
       }
-      ScoreBlockOf(d, block_queries, queries, keys, next_keys, static_cast<size_t>(layout.block_size), head_dim, rows);
+      const size_t stride = static_cast<size_t>(layout.block_size);
+      if (q == 0) {
+        ScoreBlockOf<true>(d, block_queries, queries, keys, next_keys, stride, head_dim, rows);
+      } else {
+        ScoreBlockOf<false>(d, block_queries, queries, keys, next_keys, stride, head_dim, rows);
+      }
     }
   }
 }
@@ -230,10 +262,27 @@ void SoftmaxOfRange(const PagedAttentionArgs& args, int first, int end, float* H
   // Whatever the maximum made of a NaN score, its exponential is NaN, and so are the sum and the row.
   const auto row_max = hn::Set(d, *max);
   HWY_ALIGN float sums[kSumLanes] = {};
-  for (size_t i = group_first; i < group_end; i += lanes) {
+  const auto weigh = [&](size_t i) HWY_ATTR {
     const auto weight = Exp(d, hn::Sub(hn::LoadU(d, scores + i), row_max));
     hn::StoreU(weight, d, scores + i);
-    hn::Store(hn::Add(hn::Load(d, sums + i % kSumLanes), weight), d, sums + i % kSumLanes);
+    return weight;
+  };
+  if constexpr (kLanes == kSumLanes) {
+    auto sum0 = hn::Zero(d);
+    for (size_t i = group_first; i < group_end; i += kSumLanes) sum0 = hn::Add(sum0, weigh(i));
+    hn::Store(sum0, d, sums);
+  } else if constexpr (2 * kLanes == kSumLanes) {
+    auto sum0 = hn::Zero(d), sum1 = hn::Zero(d);
+    for (size_t i = group_first; i < group_end; i += kSumLanes) {
+      sum0 = hn::Add(sum0, weigh(i));
+      sum1 = hn::Add(sum1, weigh(i + kLanes));
+    }
+    hn::Store(sum0, d, sums);
+    hn::Store(sum1, d, sums + kLanes);
+  } else {
+    for (size_t i = group_first; i < group_end; i += kLanes) {
+      hn::Store(hn::Add(hn::Load(d, sums + i % kSumLanes), weigh(i)), d, sums + i % kSumLanes);
+    }
   }
   for (size_t half = kSumLanes / 2; half > 0; half /= 2) {
     for (size_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
@@ -364,14 +413,9 @@ void PartialOfRangeT(const PagedAttentionArgs& args, const AttentionTile& tile, 
   const Visible of_last = VisibleIn(args, tile_position + tile.num_rows - 1, range_first_position);
   std::fill_n(out.values, static_cast<size_t>(num_queries) * v_row_size, 0.0f);
 
-  const D d;
-  if (layout.block_size % static_cast<int>(hn::Lanes(d)) == 0) {
-    ScoresOfRange<D, T>(d, args, tile, range_first_position, of_first.first, of_last.end, num_queries, scores,
-                        scores_stride);
-  } else {
-    ScoresOfRange<D1, T>(D1(), args, tile, range_first_position, of_first.first, of_last.end, num_queries, scores,
-                         scores_stride);
-  }
+  const auto scores_of_range =
+      kLanes > 1 && layout.block_size % static_cast<int>(kLanes) == 0 ? ScoresOfRange<T> : PlainScoresOfRange<T>;
+  scores_of_range(args, tile, range_first_position, of_first.first, of_last.end, num_queries, scores, scores_stride);
 
   const T* v_tiles[kAttentionRangeSize];
   const T* const v_storage = static_cast<const T*>(args.v_storage);
@@ -464,7 +508,12 @@ void WriteOut(const PagedAttentionArgs& args, const AttentionTile& tile, const A
     factor = factor / sum;
     const float* values = merged.values + static_cast<size_t>(q) * v_row_size;
     float* out = args.out + row * args.out_stride + head * args.layout.head_dim;
-    for (size_t i = 0; i < head_dim; ++i) out[i] = values[i] * factor;
+    const D d;
+    size_t i = 0;
+    for (; i + kLanes <= head_dim; i += kLanes) {
+      hn::StoreU(hn::Mul(hn::LoadU(d, values + i), hn::Set(d, factor)), d, out + i);
+    }
+    for (; i < head_dim; ++i) out[i] = values[i] * factor;
   }
 }
 

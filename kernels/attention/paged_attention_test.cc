@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <string_view>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -166,6 +167,8 @@ TEST(PagedAttention, BitsOfARowDoNotDependOnSpansNeighboursBlocksOrThreads) {
   testing::ForEachTarget([&](const char* target) {
     for (const DType dtype : {DType::kF32, DType::kF16}) {
       for (const int window : {0, 300}) {
+        // The scalar target is some thirty times slower, and has no lanes to mix up.
+        if (std::string_view(target) == "SCALAR" && (dtype == DType::kF16 || window == 0)) continue;
         constexpr int kHeads = 9, kRows = 600;
         const Cache cache({.dtype = dtype, .block_size = 16, .num_kv_heads = 3, .head_dim = 64}, kRows, seed);
         // The same keys and values in blocks of another size and place.
