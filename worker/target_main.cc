@@ -249,12 +249,14 @@ absl::Status RunLeader(const v1::TargetConfig& config, TerminationWatcher& termi
   termination.OnSignal([] {});  // the end is under way
   serving_engine = nullptr;
   registration.reset();
-  server->Shutdown(kLastWords);
-  if (status.ok()) {
-    RETURN_IF_ERROR(backend.Stop());
-    group->Stop();
+  absl::Status stopped = status;
+  if (stopped.ok()) {
+    group->ExpectEnd();
+    stopped = backend.Stop();
   }
-  return status;
+  group->Stop();  // before the server, whose end would otherwise be news of lost ranks
+  server->Shutdown(kLastWords);
+  return stopped;
 }
 
 absl::Status RunFollowing(const v1::TargetConfig& config, TerminationWatcher& termination) {

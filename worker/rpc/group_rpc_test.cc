@@ -83,6 +83,7 @@ class FollowerThread {
       : thread_([this, options] {
           status_ = RunFollowerRank(options, {}, [&](Communicator& communicator, int64_t num_kv_blocks) {
             num_kv_blocks_ = num_kv_blocks;
+            started_.set_value();
             return std::make_unique<SummingBackend>(communicator, 0);
           });
         }) {}
@@ -93,11 +94,14 @@ class FollowerThread {
     thread_.join();
     return status_;
   }
+  // Returns when the epoch has started for this rank.
+  void AwaitStarted() { started_.get_future().wait(); }
   int64_t num_kv_blocks() const { return num_kv_blocks_; }
 
  private:
   absl::Status status_;
   std::atomic<int64_t> num_kv_blocks_{0};
+  std::promise<void> started_;
   std::thread thread_;
 };
 
@@ -113,9 +117,13 @@ TEST(GroupRpc, RanksJoinRunStepsAndAreStopped) {
     ASSERT_TRUE(backend.Submit(PlanOf(step, 3)).ok());
     ASSERT_EQ(backend.Collect()->spans[2].tokens[0], static_cast<TokenId>(3 * (3 + step)));
   }
+  leader.group().ExpectEnd();
   ASSERT_TRUE(backend.Stop().ok());
   EXPECT_TRUE(one.Join().ok());
   EXPECT_TRUE(two.Join().ok());
+  // Both have gone, and that was no news.
+  EXPECT_TRUE(leader.group().status().ok());
+  leader.group().Stop();
   EXPECT_EQ(one.num_kv_blocks(), 101);
   EXPECT_EQ(two.num_kv_blocks(), 101);
 }
@@ -197,6 +205,7 @@ TEST(GroupRpc, AnIdleFollowerLearnsThatItsLeaderStopped) {
       std::make_unique<Leader>(LeaderGroup::Options{.world_size = 2, .numerics_id = "aa", .num_kv_blocks_max = 5});
   FollowerThread follower(FollowerOptionsOf(leader->address(), 1, 2));
   ASSERT_TRUE(leader->group().WaitForRanks(kPatience).ok());
+  follower.AwaitStarted();
   leader->group().Stop();
   EXPECT_EQ(follower.Join(), absl::UnavailableError("the leader has stopped"));
 }

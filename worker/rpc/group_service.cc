@@ -69,6 +69,10 @@ class Group final : public LeaderGroup {
     MutexLock lock(mu_);
     return membership_.status();
   }
+  void ExpectEnd() override {
+    MutexLock lock(mu_);
+    end_expected_ = true;
+  }
   void Stop() override;
 
   // Of the streams.
@@ -104,6 +108,7 @@ class Group final : public LeaderGroup {
   GroupMembership membership_ ABSL_GUARDED_BY(mu_);
   std::vector<JoinStream*> streams_ ABSL_GUARDED_BY(mu_);  // open, joined or not
   Communicator* running_ ABSL_GUARDED_BY(mu_) = nullptr;   // communicator_, once it may be aborted
+  bool end_expected_ ABSL_GUARDED_BY(mu_) = false;
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
 };
 
@@ -224,7 +229,7 @@ void Group::Progress(int rank, uint64_t last_step) {
 void Group::StreamDone(JoinStream& stream, int rank) {
   MutexLock lock(mu_);
   streams_.erase(std::remove(streams_.begin(), streams_.end(), &stream), streams_.end());
-  membership_.Leave(rank, "its stream ended");
+  if (!end_expected_) membership_.Leave(rank, "its stream ended");
   changed_.NotifyAll();
 }
 
@@ -266,7 +271,7 @@ void Group::Watch() {
     MutexLock lock(mu_);
     while (!stopped_ && !membership_.broken()) {
       changed_.WaitUntil(mu_, std::chrono::steady_clock::now() + kTickInterval);
-      membership_.Tick(std::chrono::steady_clock::now());
+      if (!end_expected_) membership_.Tick(std::chrono::steady_clock::now());
     }
     if (!membership_.broken()) membership_.Break("the leader has stopped");
     const absl::Status status = membership_.status();

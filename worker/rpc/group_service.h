@@ -7,6 +7,10 @@
 //   RETURN_IF_ERROR(group->WaitForRanks(join_timeout));
 //   make the runner with group->communicator() and group->num_kv_blocks()
 //   GroupBackend backend(*runner, group->communicator());     // worker/group/step_broadcast.h
+//   ... and in the end, if all went well:
+//   group->ExpectEnd();
+//   RETURN_IF_ERROR(backend.Stop());
+//   group->Stop();  and only then the server, whose end would be the epoch's
 //
 // A group of one rank is a group too: nothing to wait for.
 //
@@ -64,8 +68,10 @@ class LeaderGroup {
   // OK, or UNAVAILABLE with the reason the epoch ended.
   virtual absl::Status status() const = 0;
 
-  // Ends the epoch from here: as if a rank were lost, but without on_broken. For an orderly end after
-  // GroupBackend::Stop.
+  // The group is about to end in order: that ranks go is no news from now on. Before GroupBackend::Stop, after which
+  // followers leave at once.
+  virtual void ExpectEnd() = 0;
+  // Ends the epoch from here: aborts the communicator and ends all streams, without on_broken.
   virtual void Stop() = 0;
 };
 
