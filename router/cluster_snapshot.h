@@ -1,0 +1,62 @@
+// What policies may look at: the workers that are registered now, with the load each carries.
+//
+// The registry keeps one and changes it in place; it is read under the lock that guards the registry. Both lists are
+// sorted by id, so that equal clusters give equal choices.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace outrider::router {
+
+// Which model a group serves. Requests are prepared for one and may only go to groups of it.
+struct ModelKey {
+  std::string model;
+  std::string tokenizer_fingerprint;
+  friend bool operator==(const ModelKey&, const ModelKey&) = default;
+};
+
+struct GroupLoad {
+  int64_t num_lanes = 0;
+  int64_t num_tokens = 0;  // prompt tokens to compute and output tokens that may come
+};
+
+struct GroupView {
+  std::string id;
+  uint64_t incarnation = 0;
+  std::string address;
+  ModelKey model;
+  std::string numerics_id;
+  uint64_t epoch = 0;
+  int max_model_len = 0;
+  int max_sequences = 0;
+  bool serving = false;    // as it says: all ranks are in, steps make progress
+  bool draining = false;   // takes nothing new
+  bool connected = false;  // this router's stream to it is up
+  bool held = false;       // refused or failed something; nothing new until its next heartbeat
+  bool suspect = false;    // its heartbeats are late; chosen only if nobody else can
+  GroupLoad own;           // of this router's open attempts
+  GroupLoad foreign;       // what its last heartbeat told beyond `own` of then: the load of other routers
+
+  bool usable() const { return serving && connected && !draining; }
+  int64_t num_lanes() const { return own.num_lanes + foreign.num_lanes; }
+  int64_t num_tokens() const { return own.num_tokens + foreign.num_tokens; }
+};
+
+struct DraftWorkerView {
+  std::string id;
+  uint64_t incarnation = 0;
+  std::string address;
+  std::string model;
+  std::string tokenizer_fingerprint;
+  int max_sequences = 0;
+  bool draining = false;
+};
+
+struct ClusterSnapshot {
+  std::vector<GroupView> groups;
+  std::vector<DraftWorkerView> draft_workers;
+};
+
+}  // namespace outrider::router

@@ -1,0 +1,155 @@
+// Dispatcher brings calls and target groups together. It owns the registry, the queue and a TargetClient for each
+// group, and one thread that takes turns: who was lost, who waited too long, who can go now.
+//
+// A call that finds the queue empty and a group with room starts at once, on the thread that brought it. Anything else
+// waits in order. Processes may start in any order: calls that come before any group has told its model wait as they
+// are and are prepared once the model is there.
+//
+// Lock order: a call may hold its own lock when it calls Release and Hold, not when it calls Route or Withdraw. The
+// dispatcher never calls out with its lock held.
+//
+// Thread safety: all methods, from any thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "router/admission_controller.h"
+#include "router/least_loaded_policy.h"
+#include "router/model_store.h"
+#include "router/router_metrics.h"
+#include "router/target_client.h"
+#include "router/worker_registry.h"
+
+namespace outrider::router {
+
+// Where an attempt runs.
+struct Placement {
+  std::shared_ptr<TargetClient> client;
+  std::string group_id;
+  uint64_t incarnation = 0;
+  std::string numerics_id;
+};
+
+// A call that wants a group.
+class RoutedCall {
+ public:
+  virtual ~RoutedCall() = default;
+  // The model is there. Asked once, of calls that were routed without needs.
+  virtual absl::StatusOr<RoutingNeeds> Prepare(std::shared_ptr<const ServedModel> model, int max_model_len) = 0;
+  // The group was charged for what the call needs; the call releases it.
+  virtual void Start(Placement placement) = 0;
+  // It will not start: queue bounds, or nobody could take it in time.
+  virtual void Refuse(const absl::Status& status) = 0;
+};
+
+struct ClusterCounts {
+  int num_groups = 0;          // registered
+  int num_groups_serving = 0;  // of them, those that take requests of a model that is ready
+  int num_draft_workers = 0;
+  std::vector<std::string> numerics_ids;  // of the groups that serve; each once
+};
+
+class Dispatcher {
+ public:
+  struct Options {
+    AdmissionController::Options admission;
+    WorkerRegistry::Options registry;
+  };
+  // `clock` and `metrics` outlive this.
+  Dispatcher(const Options& options, const Clock* clock, RouterMetrics* metrics);
+  // REQUIRES: every call has ended.
+  ~Dispatcher();
+  Dispatcher(const Dispatcher&) = delete;
+  Dispatcher& operator=(const Dispatcher&) = delete;
+
+  // --- Calls.
+  // `needs` are absent if there is no model yet; `num_tokens_estimate` then stands for the load. Ends in exactly one of
+  // Start, Refuse and Withdraw, maybe before this returns.
+  void Route(const std::shared_ptr<RoutedCall>& call, std::optional<RoutingNeeds> needs, int64_t num_tokens_estimate,
+             AdmissionController::Place place);
+  // The call does not want a group any more. Of one that does not wait: nothing happens.
+  void Withdraw(const RoutedCall* call);
+  void Release(const Placement& placement, const GroupLoad& load);
+  void Hold(const Placement& placement);
+
+  // --- Workers. Errors are those of WorkerRegistry.
+  // Returns the draft workers that the group is to use.
+  absl::StatusOr<std::vector<DraftWorkerView>> Heartbeat(const GroupReport& report);
+  absl::Status Heartbeat(const DraftWorkerReport& report);
+
+  // --- What there is.
+  // Null until a group has told its model.
+  std::shared_ptr<const ServedModel> model() const { return store_.model(); }
+  // The greatest context of the groups; the model's own if none is there now.
+  int MaxModelLen(const ServedModel& model) const;
+  ClusterCounts Counts() const;
+  // At least one group takes requests, and the dispatcher's thread turns.
+  bool Serving() const;
+  // Why a call could not start now, and what to do.
+  std::string WhyNotServing() const;
+
+ private:
+  struct Waiting {
+    std::shared_ptr<RoutedCall> call;
+    std::optional<RoutingNeeds> needs;
+    bool preparing = false;
+    TimePoint since;
+  };
+  struct Client {
+    uint64_t incarnation = 0;
+    std::shared_ptr<TargetClient> client;
+  };
+  // What to do once the lock is free.
+  struct Work {
+    std::vector<std::pair<std::shared_ptr<RoutedCall>, Placement>> starts;
+    std::vector<std::pair<std::shared_ptr<RoutedCall>, absl::Status>> refusals;
+    std::vector<std::pair<AdmissionController::Ticket, std::shared_ptr<RoutedCall>>> to_prepare;
+    std::vector<std::shared_ptr<TargetClient>> to_close;
+    std::vector<std::shared_ptr<TargetClient>> to_keep_open;
+  };
+
+  void Run();
+  void TakeTurn(Work& work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void DispatchQueue(Work& work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Do(Work& work);
+  // The chosen group, charged; nothing if none can take it now.
+  std::optional<Placement> Place(const RoutingNeeds& needs, RoutingRefusal* refusal) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::string WhyNot(const RoutingNeeds* needs) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void OnConnected(const std::string& group_id, uint64_t incarnation, bool connected);
+  void Wake() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool LogOnce(const std::string& worker_id, uint64_t incarnation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  const Options options_;
+  const Clock* const clock_;
+  RouterMetrics* const metrics_;
+  const LeastLoadedPolicy policy_;
+  CallGate gate_;
+
+  mutable Mutex mu_;
+  CondVar wake_changed_;
+  bool stopped_ ABSL_GUARDED_BY(mu_) = false;
+  bool wake_ ABSL_GUARDED_BY(mu_) = false;
+  TimePoint last_turn_ ABSL_GUARDED_BY(mu_);
+  WorkerRegistry registry_ ABSL_GUARDED_BY(mu_);
+  AdmissionController admission_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<AdmissionController::Ticket, Waiting> waiting_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<const RoutedCall*, AdmissionController::Ticket> tickets_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<std::string, Client> clients_ ABSL_GUARDED_BY(mu_);
+  // Workers whose refusal was logged, so that each is once.
+  absl::flat_hash_set<std::pair<std::string, uint64_t>> logged_ ABSL_GUARDED_BY(mu_);
+
+  ModelStore store_;
+  std::thread thread_;
+};
+
+}  // namespace outrider::router

@@ -1,0 +1,105 @@
+#include "router/inference_service.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "router/grpc_status.h"
+#include "router/proto_conversions.h"
+#include "router/request_validation.h"
+
+namespace outrider::router {
+namespace {
+
+grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(status));
+  return reactor;
+}
+
+absl::StatusOr<std::shared_ptr<const ServedModel>> ModelOf(const Dispatcher& dispatcher) {
+  std::shared_ptr<const ServedModel> model = dispatcher.model();
+  if (model == nullptr) {
+    return absl::UnavailableError(absl::StrCat("no model is known yet: ", dispatcher.WhyNotServing()));
+  }
+  return model;
+}
+
+absl::Status DoTokenize(const Dispatcher& dispatcher, const v1::TokenizeRequest& request,
+                        v1::TokenizeResponse* response) {
+  if (request.has_text() == (request.messages_size() > 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("give either text or messages (text: ", request.has_text() ? "yes" : "no",
+                     ", messages: ", request.messages_size(), ")"));
+  }
+  const std::vector<RequestInput::ChatMessage> messages = ViewOf(request.messages());
+  RETURN_IF_ERROR(CheckMessages(messages));
+  RETURN_IF_ERROR(CheckUtf8("text", request.text()));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const ServedModel> model, ModelOf(dispatcher));
+  std::vector<TokenId> ids;
+  if (request.has_text()) {
+    const bool add_special_tokens = !request.has_add_special_tokens() || request.add_special_tokens();
+    ASSIGN_OR_RETURN(ids, model->Encode(request.text(), add_special_tokens));
+  } else {
+    ASSIGN_OR_RETURN(const std::string rendered, model->RenderChat(messages));
+    ASSIGN_OR_RETURN(ids, model->EncodeChat(rendered));
+  }
+  response->mutable_token_ids()->Add(ids.begin(), ids.end());
+  return absl::OkStatus();
+}
+
+absl::Status DoDetokenize(const Dispatcher& dispatcher, const v1::DetokenizeRequest& request,
+                          v1::DetokenizeResponse* response) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<const ServedModel> model, ModelOf(dispatcher));
+  if (model->tokenizer == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat("model ", model->name, " has no tokenizer"));
+  }
+  for (int i = 0; i < request.token_ids_size(); ++i) {
+    const TokenId id = request.token_ids(i);
+    if (id < 0 || id >= model->vocab_size) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "token_ids[", i, "] = ", id, " is not a token id; the vocabulary has ids 0 to ", model->vocab_size - 1));
+    }
+  }
+  response->set_text(model->tokenizer->Decode(absl::MakeConstSpan(request.token_ids().data(), request.token_ids_size()),
+                                              request.skip_special_tokens()));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(grpc::CallbackServerContext* context,
+                                                                           const v1::GenerateRequest* request) {
+  return GenerateCall::Begin(environment_, context, request);
+}
+
+grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerContext* context,
+                                                         const v1::GetModelInfoRequest*, v1::ModelInfo* response) {
+  const Dispatcher& dispatcher = *environment_.dispatcher;
+  const ClusterCounts counts = dispatcher.Counts();
+  response->set_num_groups(counts.num_groups_serving);
+  response->set_num_draft_workers(counts.num_draft_workers);
+  for (const std::string& numerics_id : counts.numerics_ids) response->add_numerics_ids(numerics_id);
+  if (const std::shared_ptr<const ServedModel> model = dispatcher.model(); model != nullptr) {
+    response->set_model(model->name);
+    response->set_architecture(model->architecture);
+    response->set_vocab_size(model->vocab_size);
+    response->set_max_model_len(dispatcher.MaxModelLen(*model));
+    response->set_tokenizer_fingerprint(model->key.tokenizer_fingerprint);
+    response->mutable_end_token_ids()->Add(model->end_token_ids.begin(), model->end_token_ids.end());
+    response->set_has_chat_template(model->chat_template.ok());
+  }
+  return Finish(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
+                                                     const v1::TokenizeRequest* request,
+                                                     v1::TokenizeResponse* response) {
+  return Finish(context, DoTokenize(*environment_.dispatcher, *request, response));
+}
+
+grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
+                                                       const v1::DetokenizeRequest* request,
+                                                       v1::DetokenizeResponse* response) {
+  return Finish(context, DoDetokenize(*environment_.dispatcher, *request, response));
+}
+
+}  // namespace outrider::router

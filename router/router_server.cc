@@ -1,0 +1,145 @@
+#include "router/router_server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+
+namespace outrider::router {
+namespace {
+
+constexpr Duration kHealthInterval = std::chrono::milliseconds(50);
+// A client that vanished without a word is found after about their sum, and its requests are freed.
+constexpr int kKeepaliveTimeMs = 20'000;
+constexpr int kKeepaliveTimeoutMs = 10'000;
+constexpr const char* kServices[] = {"", "outrider.v1.Inference", "outrider.v1.Cluster"};
+
+absl::Status CheckConfig(const v1::RouterConfig& config) {
+  if (config.grpc_port() > 65535 || config.metrics_port() > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "grpc_port = ", config.grpc_port(), " and metrics_port = ", config.metrics_port(), ": ports are 0 to 65535"));
+  }
+  if (config.heartbeat_interval_ms() == 0 || config.worker_timeout_ms() < 2 * config.heartbeat_interval_ms()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "worker_timeout_ms = ", config.worker_timeout_ms(), " must be at least twice heartbeat_interval_ms = ",
+        config.heartbeat_interval_ms(), ", which must be above 0; one late heartbeat is not a loss"));
+  }
+  if (config.max_stream_buffer_bytes() == 0 || config.max_queued_requests() == 0 || config.max_message_bytes() == 0 ||
+      config.max_message_bytes() > (1u << 30)) {
+    return absl::InvalidArgumentError(absl::StrCat("max_stream_buffer_bytes = ", config.max_stream_buffer_bytes(),
+                                                   ", max_queued_requests = ", config.max_queued_requests(),
+                                                   " and max_message_bytes = ", config.max_message_bytes(),
+                                                   " must be above 0, the last at most ", 1u << 30));
+  }
+  return absl::OkStatus();
+}
+
+Dispatcher::Options DispatcherOptions(const v1::RouterConfig& config) {
+  return {.admission = {.max_queued_requests = static_cast<int>(config.max_queued_requests()),
+                        .max_queued_tokens = static_cast<int64_t>(config.max_queued_tokens()),
+                        .queue_timeout = FromMillis(config.queue_timeout_ms())},
+          .registry = {.worker_timeout = FromMillis(config.worker_timeout_ms()),
+                       .draft_workers_per_group = static_cast<int>(config.draft_workers_per_group())}};
+}
+
+}  // namespace
+
+RouterServer::RouterServer(const v1::RouterConfig& config)
+    : config_(config),
+      metrics_(metrics_registry_),
+      dispatcher_(DispatcherOptions(config), &clock_, &metrics_),
+      inference_service_({.dispatcher = &dispatcher_,
+                          .metrics = &metrics_,
+                          .calls = &calls_,
+                          .clock = &clock_,
+                          .max_stream_buffer_bytes = config.max_stream_buffer_bytes()}),
+      cluster_service_(&dispatcher_, config.heartbeat_interval_ms()) {}
+
+absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::RouterConfig& config) {
+  RETURN_IF_ERROR(CheckConfig(config));
+  static const bool plugins_ready = [] {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    return true;
+  }();
+  (void)plugins_ready;
+
+  std::unique_ptr<RouterServer> router(new RouterServer(config));
+  ASSIGN_OR_RETURN(router->metrics_server_, MetricsServer::Start(config.host(), static_cast<int>(config.metrics_port()),
+                                                                 router->metrics_registry_));
+  router->metrics_address_ = absl::StrCat(config.host(), ":", router->metrics_server_->port());
+
+  grpc::ServerBuilder builder;
+  // Without this two processes could share a port and each get half of the calls.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  builder.SetMaxReceiveMessageSize(static_cast<int>(config.max_message_bytes()));
+  builder.SetMaxSendMessageSize(-1);
+  int port = 0;
+  const std::string address = absl::StrCat(config.host(), ":", config.grpc_port());
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(&router->inference_service_);
+  builder.RegisterService(&router->cluster_service_);
+  router->server_ = builder.BuildAndStart();
+  if (router->server_ == nullptr || port == 0) {
+    return absl::UnavailableError(absl::StrCat("can not listen on ", address, ": port ", config.grpc_port(),
+                                               " is in use or the host is not this machine's; choose another "
+                                               "grpc_port, or 0 for a free one"));
+  }
+  router->grpc_address_ = absl::StrCat(config.host(), ":", port);
+  grpc::HealthCheckServiceInterface* const health = router->server_->GetHealthCheckService();
+  for (const char* service : kServices) health->SetServingStatus(service, false);
+  router->health_thread_ = std::thread([r = router.get()] { r->WatchHealth(); });
+  LogInfo("listens on ", router->grpc_address_, "; metrics at http://", router->metrics_address_, "/metrics");
+  return router;
+}
+
+RouterServer::~RouterServer() {
+  calls_.StartDrain();
+  {
+    MutexLock lock(mu_);
+    stopped_ = true;
+    stopped_changed_.NotifyAll();
+  }
+  if (health_thread_.joinable()) health_thread_.join();
+  if (server_ != nullptr) {
+    // Open calls are cancelled, and their ends are waited for.
+    server_->Shutdown(std::chrono::system_clock::now());
+    server_->Wait();
+    calls_.AwaitNone();
+    server_.reset();
+  }
+}
+
+void RouterServer::WatchHealth() {
+  grpc::HealthCheckServiceInterface* const health = server_->GetHealthCheckService();
+  bool told = false;
+  while (true) {
+    const bool serving = !calls_.draining() && dispatcher_.Serving();
+    if (serving != told) {
+      for (const char* service : kServices) health->SetServingStatus(service, serving);
+      LogInfo(serving ? "serves" : "does not serve now");
+      told = serving;
+    }
+    MutexLock lock(mu_);
+    const TimePoint next = clock_.Now() + kHealthInterval;
+    while (!stopped_ && stopped_changed_.WaitUntil(mu_, next)) {
+    }
+    if (stopped_) return;
+  }
+}
+
+void RouterServer::StartDrain() {
+  calls_.StartDrain();
+  MutexLock lock(mu_);
+  stopped_changed_.NotifyAll();
+}
+
+}  // namespace outrider::router

@@ -1,0 +1,70 @@
+// RouterServer is the router put together: the gRPC server with Inference, Cluster, grpc.health.v1 and reflection, the
+// metrics page, and what they share.
+//
+// Health is tied to progress: a thread asks the dispatcher about every 50 ms; SERVING only while at least one group
+// takes requests and the dispatcher turns.
+//
+// Thread safety: all methods, from any thread.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "base/mutex.h"
+#include "proto/config.pb.h"
+#include "router/call_registry.h"
+#include "router/cluster_service.h"
+#include "router/dispatcher.h"
+#include "router/inference_service.h"
+#include "router/router_metrics.h"
+
+namespace grpc {
+class Server;
+}  // namespace grpc
+
+namespace outrider::router {
+
+class RouterServer {
+ public:
+  // Errors: INVALID_ARGUMENT for settings that can not work together, UNAVAILABLE naming a port that is in use.
+  static absl::StatusOr<std::unique_ptr<RouterServer>> Start(const v1::RouterConfig& config);
+  // Ends what is open, at once.
+  ~RouterServer();
+  RouterServer(const RouterServer&) = delete;
+  RouterServer& operator=(const RouterServer&) = delete;
+
+  const std::string& grpc_address() const { return grpc_address_; }
+  const std::string& metrics_address() const { return metrics_address_; }
+
+  // Takes no new requests and reports NOT_SERVING; those that are open go on.
+  void StartDrain();
+  int num_open_calls() const { return calls_.num_open(); }
+
+ private:
+  explicit RouterServer(const v1::RouterConfig& config);
+  void WatchHealth();
+
+  const v1::RouterConfig config_;
+  const SystemClock clock_;
+  MetricsRegistry metrics_registry_;
+  RouterMetrics metrics_;
+  CallRegistry calls_;
+  Dispatcher dispatcher_;
+  InferenceService inference_service_;
+  ClusterService cluster_service_;
+  std::unique_ptr<MetricsServer> metrics_server_;
+  std::string grpc_address_;
+  std::string metrics_address_;
+  std::unique_ptr<grpc::Server> server_;
+  std::thread health_thread_;
+
+  Mutex mu_;
+  CondVar stopped_changed_;
+  bool stopped_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+}  // namespace outrider::router

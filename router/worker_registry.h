@@ -1,0 +1,124 @@
+// WorkerRegistry knows the target groups and draft workers: who they are, whether they live, what they carry, and who
+// drafts for whom.
+//
+// Invariants:
+//   - a worker id is held by the greatest incarnation that was ever heard; messages of older ones change nothing;
+//   - all groups serve one model, that of the first: ids of two models must not mix in one service. Another model's
+//     groups are refused while a group of the first lives.
+//
+// Everything is bounded: kMaxWorkers of each role, names of kMaxNameBytes.
+//
+// Thread safety: none. Pure: time is an argument.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "base/clock.h"
+#include "router/cluster_snapshot.h"
+#include "router/draft_pairing_policy.h"
+#include "router/failure_detector.h"
+
+namespace outrider::router {
+
+inline constexpr size_t kMaxWorkers = 1024;
+inline constexpr size_t kMaxNameBytes = 256;
+
+// Who sends a heartbeat.
+struct WorkerIdentity {
+  std::string id;
+  uint64_t incarnation = 0;
+  std::string address;
+  bool draining = false;
+};
+
+struct GroupReport {
+  WorkerIdentity who;
+  ModelKey model;
+  std::string numerics_id;
+  uint64_t epoch = 0;
+  int max_model_len = 0;
+  int max_sequences = 0;
+  bool serving = false;
+  GroupLoad load;  // lanes running and waiting, outstanding tokens; of all routers
+};
+
+struct DraftWorkerReport {
+  WorkerIdentity who;
+  std::string model;
+  std::string tokenizer_fingerprint;
+  int max_sequences = 0;
+};
+
+// What a heartbeat changed.
+enum class HeartbeatNews : uint8_t {
+  kNone,
+  kJoined,     // was not registered
+  kRestarted,  // was, in an older incarnation or at another address
+};
+
+struct LostWorker {
+  bool is_group = false;
+  std::string id;
+  uint64_t incarnation = 0;
+};
+
+class WorkerRegistry {
+ public:
+  struct Options {
+    Duration worker_timeout = FromMillis(3000);
+    int draft_workers_per_group = 1;
+  };
+  explicit WorkerRegistry(const Options& options)
+      : options_(options), group_detector_(options.worker_timeout), draft_detector_(options.worker_timeout) {}
+
+  // Errors: INVALID_ARGUMENT (a field is empty, too long or zero), FAILED_PRECONDITION (an older incarnation, another
+  // model; a draft worker whose tokenizer no group has: both are named), RESOURCE_EXHAUSTED (kMaxWorkers).
+  absl::StatusOr<HeartbeatNews> Heartbeat(const GroupReport& report, TimePoint now);
+  absl::StatusOr<HeartbeatNews> Heartbeat(const DraftWorkerReport& report, TimePoint now);
+
+  // Removes those that have not been heard for worker_timeout and returns them. Call a few times a timeout.
+  std::vector<LostWorker> Expire(TimePoint now);
+
+  const ClusterSnapshot& snapshot() const { return snapshot_; }
+  // Null if not registered, or in another incarnation.
+  const GroupView* FindGroup(absl::string_view id, uint64_t incarnation) const;
+
+  // This router's side of a group. Of an unknown group or another incarnation: nothing happens.
+  void SetConnected(absl::string_view id, uint64_t incarnation, bool connected);
+  void Charge(absl::string_view id, uint64_t incarnation, const GroupLoad& load);
+  void Release(absl::string_view id, uint64_t incarnation, const GroupLoad& load);
+  // Nothing new until its next heartbeat: it refused or failed something, and what is known of it is old.
+  void Hold(absl::string_view id, uint64_t incarnation);
+
+  // The model that is served; nothing while no group is registered.
+  std::optional<ModelKey> model() const;
+  // Greatest context of the groups; 0 without any.
+  int max_model_len() const;
+
+  // The draft workers of a group, in order of choice.
+  std::vector<const DraftWorkerView*> DraftWorkersOf(const std::string& group_id);
+
+ private:
+  absl::Status CheckIdentity(const WorkerIdentity& who, absl::string_view role,
+                             const absl::flat_hash_map<std::string, uint64_t>& incarnations) const;
+  GroupView* MutableGroup(absl::string_view id, uint64_t incarnation);
+  void Remember(const WorkerIdentity& who, absl::flat_hash_map<std::string, uint64_t>& incarnations);
+
+  const Options options_;
+  FailureDetector group_detector_;
+  FailureDetector draft_detector_;
+  ClusterSnapshot snapshot_;
+  // Greatest incarnations heard, also of workers that are gone.
+  absl::flat_hash_map<std::string, uint64_t> group_incarnations_;
+  absl::flat_hash_map<std::string, uint64_t> draft_incarnations_;
+  DraftPairing pairing_;
+  bool pairing_is_old_ = false;
+};
+
+}  // namespace outrider::router
