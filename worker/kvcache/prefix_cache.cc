@@ -27,16 +27,19 @@ void PrefixCache::Find(absl::Span<const TokenId> tokens, uint64_t salt, BlockPoo
 void PrefixCache::Publish(absl::Span<const TokenId> tokens, uint64_t salt, int num_full_blocks, BlockPool& pool,
                           BlockTable& table) {
   for (int i = table.num_published_blocks; i < num_full_blocks; ++i) {
-    const KeyView key = KeyOf(tokens, salt, i, table.last_prefix);
-    auto node = nodes_.find(key);
+    const BlockId block = table.id(i);
+    const auto known = key_of_block_.find(block);
+    // A shared block may be known already, perhaps behind one that was evicted since: it keeps its name.
+    auto node =
+        nodes_.find(known != key_of_block_.end() ? View(known->second) : KeyOf(tokens, salt, i, table.last_prefix));
     if (node == nodes_.end()) {
-      // A prefix that another sequence published first keeps its block; this table's own stays unknown.
-      const BlockId block = table.id(i);
+      const KeyView key = KeyOf(tokens, salt, i, table.last_prefix);
       Key owned{key.previous, key.salt, {key.tokens.begin(), key.tokens.end()}};
-      CHECK(key_of_block_.emplace(block, owned).second);
+      key_of_block_.emplace(block, owned);
       node = nodes_.emplace(std::move(owned), Node{++last_name_, block}).first;
       pool.Keep(block);
     }
+    // Else a prefix that another sequence published first keeps its block; this table's own stays unknown.
     table.last_prefix = node->second.name;
     table.num_published_blocks = i + 1;
   }

@@ -82,6 +82,21 @@ TEST_F(PrefixCacheTest, EvictsTheEndOfAChainBeforeItsStart) {
   EXPECT_EQ(cache_.num_blocks(), 0);
 }
 
+TEST_F(PrefixCacheTest, ABlockSharedBehindAnEvictedOneKeepsItsName) {
+  Fill(Iota(4));
+  BlockTable first;
+  first.Append(*pool_.Allocate());
+  first.Append(*pool_.Allocate());
+  cache_.Publish(Iota(8), 0, 2, pool_, first);  // its first block doubles the one that is known
+  std::vector<Block> others;
+  while (std::optional<Block> block = pool_.Allocate()) others.push_back(std::move(*block));
+  BlockTable second;
+  for (int i = 0; i < 2; ++i) second.Append(pool_.Share(first.id(i)));
+  cache_.Publish(Iota(8), 0, 2, pool_, second);
+  EXPECT_EQ(Find(Iota(8)), std::vector<BlockId>{first.id(0)});
+  EXPECT_EQ(cache_.num_blocks(), 2);
+}
+
 TEST_F(PrefixCacheTest, AHeldBlockIsNotEvicted) {
   Fill(Iota(4));
   BlockTable table;

@@ -367,6 +367,7 @@ void Scheduler::ShareTokens(TimePoint now) {
 void Scheduler::TakeTokens(Entry& entry) {
   const int num_tokens = entry.NumTokensToPlan();
   entry.step_tokens = std::min(num_tokens, num_tokens_left_);
+  entry.step_lookahead = 0;
   num_tokens_left_ -= entry.step_tokens;
   if (entry.step_tokens < num_tokens || entry.grant.lookahead == 0) return;
   entry.step_lookahead = std::min(UsableLookahead(entry), num_tokens_left_);

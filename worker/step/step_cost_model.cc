@@ -35,6 +35,13 @@ void StepCostModel::Observe(int num_rows, double milliseconds) {
 
 bool StepCostModel::known(int num_rows) const { return buckets_[BucketOf(num_rows)].num_samples > 0; }
 
+int StepCostModel::most_rows() const {
+  for (int i = kNumBuckets - 1; i >= 0; --i) {
+    if (buckets_[i].num_samples > 0) return static_cast<int>(buckets_[i].num_rows);
+  }
+  return 0;
+}
+
 double StepCostModel::EstimateMs(int num_rows) const {
   // Known buckets as points, times made non-decreasing; the segment around num_rows, or the nearest one.
   const Bucket* before = nullptr;
@@ -60,12 +67,7 @@ double StepCostModel::EstimateMs(int num_rows) const {
 
 int StepCostModel::RowsWithin(double milliseconds, int num_rows_max) const {
   if (!known()) return std::max(1, std::min(kRowsUnmeasured, num_rows_max));
-  double most_rows = 1;
-  for (const Bucket& bucket : buckets_) {
-    if (bucket.num_samples > 0) most_rows = bucket.num_rows;
-  }
-  int low = 1, high = std::max(
-                   1, static_cast<int>(std::min<double>(num_rows_max, std::max(2 * most_rows, 1.0 * kRowsUnmeasured))));
+  int low = 1, high = std::max(1, std::min(num_rows_max, std::max(2 * most_rows(), kRowsUnmeasured)));
   while (low < high) {
     const int middle = low + (high - low + 1) / 2;
     if (EstimateMs(middle) <= milliseconds) {

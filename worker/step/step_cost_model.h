@@ -21,6 +21,8 @@ class StepCostModel {
   // Whether this very number of rows (its bucket) was measured.
   bool known(int num_rows) const;
   double EstimateMs(int num_rows) const;
+  // The most rows measured; 0 before.
+  int most_rows() const;
 
   // The most rows, at most num_rows_max, whose step is thought to last no longer than `milliseconds`. Grows at most
   // twofold beyond what was measured; kRowsUnmeasured before the first measurement. At least 1.
