@@ -20,8 +20,8 @@ namespace outrider::text {
 // What Render stops at, with RESOURCE_EXHAUSTED naming the bound and the line.
 struct ChatTemplateLimits {
   size_t max_output_bytes = size_t{16} << 20;
-  size_t max_steps = 4'000'000;               // statements and expressions evaluated, items iterated
-  size_t max_value_bytes = size_t{64} << 20;  // of all strings and lists made while rendering, together
+  size_t max_steps = 2'000'000;               // statements and expressions evaluated, items iterated
+  size_t max_value_bytes = size_t{32} << 20;  // of all strings and lists made while rendering, together
   int max_depth = 100;                        // of macro calls, nested values in tojson
 };
 // What Parse stops at, with INVALID_ARGUMENT.
