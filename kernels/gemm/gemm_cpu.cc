@@ -101,6 +101,7 @@ HWY_INLINE F LoadBF16(const uint16_t* p) {
 }
 HWY_INLINE void Store(F v, float* p) { _mm512_storeu_ps(p, v); }
 HWY_INLINE F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
+HWY_INLINE F Add(F a, F b) { return _mm512_add_ps(a, b); }
 HWY_INLINE F Fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 HWY_INLINE F ToFloat(I v) { return _mm512_cvtepi32_ps(v); }
 HWY_INLINE I ZeroI() { return _mm512_setzero_si512(); }
@@ -217,6 +218,7 @@ HWY_INLINE F LoadBF16(const uint16_t* p) {
 }
 HWY_INLINE void Store(F v, float* p) { _mm256_storeu_ps(p, v); }
 HWY_INLINE F Mul(F a, F b) { return _mm256_mul_ps(a, b); }
+HWY_INLINE F Add(F a, F b) { return _mm256_add_ps(a, b); }
 HWY_INLINE F Fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 HWY_INLINE F ToFloat(I v) { return _mm256_cvtepi32_ps(v); }
 HWY_INLINE I ZeroI() { return _mm256_setzero_si256(); }
@@ -310,6 +312,9 @@ HWY_INLINE F LoadBF16(const uint16_t* p) {
 HWY_INLINE void Store(const F& f, float* p) { std::memcpy(p, f.v, sizeof(f.v)); }
 HWY_INLINE F Mul(const F& a, const F& b) {
   return MakeF([&](int i) { return a.v[i] * b.v[i]; });
+}
+HWY_INLINE F Add(const F& a, const F& b) {
+  return MakeF([&](int i) { return a.v[i] + b.v[i]; });
 }
 HWY_INLINE F Fma(const F& a, const F& b, const F& c) {
   return MakeF([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); });
@@ -595,6 +600,31 @@ void QuantizeTile(const float* x, int64_t x_stride, int num_rows, int64_t in_fea
   }
 }
 
+// Adds the bias, applies the epilogue and writes a group of `num_rows` rows, as far as the matrix has outputs.
+void WriteOut(const float* sums, const MatMulPart& part, int64_t first_row, int num_rows, int64_t group) {
+  const int64_t column = group * kGroupSize;
+  const int64_t num_lanes = part.w->out_features() - column;
+  const float* bias = part.bias == nullptr ? nullptr : part.bias + column;
+  const bool add = part.epilogue == Epilogue::kAdd;
+  for (int r = 0; r < num_rows; ++r, sums += kGroupSize) {
+    float* out = part.out + (first_row + r) * part.out_stride + column;
+    if (num_lanes >= kGroupSize) {
+#pragma GCC unroll 2
+      for (int i = 0; i < kGroupSize; i += kLanes) {
+        F value = Load(sums + i);
+        if (bias != nullptr) value = Add(value, Load(bias + i));
+        if (add) value = Add(Load(out + i), value);
+        Store(value, out + i);
+      }
+    } else {
+      for (int64_t i = 0; i < num_lanes; ++i) {
+        const float value = bias != nullptr ? sums[i] + bias[i] : sums[i];
+        out[i] = add ? out[i] + value : value;
+      }
+    }
+  }
+}
+
 const char* TargetName() { return hwy::TargetName(HWY_TARGET); }
 
 }  // namespace
@@ -616,6 +646,7 @@ namespace {
 
 HWY_EXPORT(FindTile);
 HWY_EXPORT(QuantizeTile);
+HWY_EXPORT(WriteOut);
 HWY_EXPORT(TargetName);
 
 constexpr int64_t kAlignment = 64;
@@ -651,28 +682,6 @@ void InterleaveRows(const float* x, int64_t x_stride, int num_rows, int64_t in_f
   }
 }
 
-// Adds the bias, applies the epilogue and writes lanes [0, num_lanes) of `num_rows` rows.
-void WriteOut(const float* sums, const MatMulPart& part, int64_t first_row, int num_rows, int64_t group,
-              int64_t num_lanes) {
-  const int64_t column = group * kGroupSize;
-  for (int r = 0; r < num_rows; ++r, sums += kGroupSize) {
-    float* out = part.out + (first_row + r) * part.out_stride + column;
-    float values[kGroupSize];
-    std::memcpy(values, sums, sizeof(values));
-    if (part.bias != nullptr) {
-      for (int64_t i = 0; i < num_lanes; ++i) values[i] += part.bias[column + i];
-    }
-    if (part.epilogue == Epilogue::kAdd) {
-      for (int64_t i = 0; i < num_lanes; ++i) values[i] = out[i] + values[i];
-    }
-    if (num_lanes == kGroupSize) {
-      std::memcpy(out, values, sizeof(values));
-    } else {
-      std::memcpy(out, values, num_lanes * sizeof(float));
-    }
-  }
-}
-
 // A call after validation: shapes agree and there is work.
 class Product {
  public:
@@ -684,6 +693,7 @@ class Product {
       num_groups_ += part.w->num_groups();
       (IsQuantized(part.w->dtype()) ? any_quantized_ : any_float_) = true;
     }
+    layout_ = WorkspaceLayout(num_rows, in_features_);
     // One row of floats is read where it is.
     any_float_ = any_float_ && num_rows > 1;
   }
@@ -712,15 +722,14 @@ class Product {
   int rows_of_tile(int64_t t) const { return static_cast<int>(std::min<int64_t>(kRowTile, num_rows_ - t * kRowTile)); }
 
   ActivationTileBuffer TileBuffer(int64_t t) const {
-    const WorkspaceLayout layout(num_rows_, in_features_);
     const int64_t first_row = t * kRowTile;
     const int64_t first_block = first_row * (in_features_ / kQuantBlockSize);
     ActivationTileBuffer tile;
     tile.quants = reinterpret_cast<int8_t*>(workspace_) + first_row * in_features_;
-    tile.scales = reinterpret_cast<float*>(workspace_ + layout.scales) + first_block;
-    tile.sums = reinterpret_cast<float*>(workspace_ + layout.sums) + first_block;
-    tile.minus_sums = reinterpret_cast<int32_t*>(workspace_ + layout.minus_sums) + first_block;
-    tile.values = reinterpret_cast<float*>(workspace_ + layout.values) + first_row * in_features_;
+    tile.scales = reinterpret_cast<float*>(workspace_ + layout_.scales) + first_block;
+    tile.sums = reinterpret_cast<float*>(workspace_ + layout_.sums) + first_block;
+    tile.minus_sums = reinterpret_cast<int32_t*>(workspace_ + layout_.minus_sums) + first_block;
+    tile.values = reinterpret_cast<float*>(workspace_ + layout_.values) + first_row * in_features_;
     return tile;
   }
 
@@ -757,6 +766,7 @@ class Product {
     const int64_t chunk = kTileChunkBytes / kRowTile / (IsQuantized(w.dtype()) ? 1 : 4);
     const TileFn full_tile = HWY_DYNAMIC_DISPATCH(FindTile)(w.dtype(), kRowTile);
     const TileFn last_tile = HWY_DYNAMIC_DISPATCH(FindTile)(w.dtype(), rows_of_tile(num_tiles() - 1));
+    const auto write_out = HWY_DYNAMIC_DISPATCH(WriteOut);
     constexpr int64_t kTilesPerBlock = kRowBlock / kRowTile;
     alignas(kAlignment) float sums[kTilesPerBlock][kRowTile * kGroupSize];
     for (int64_t first_tile = 0; first_tile < num_tiles(); first_tile += kTilesPerBlock) {
@@ -771,9 +781,8 @@ class Product {
                                                                 sums[t - first_tile]);
           }
         }
-        const int64_t num_lanes = std::min(kGroupSize, w.out_features() - g * kGroupSize);
         for (int64_t t = first_tile; t < end_tile; ++t) {
-          WriteOut(sums[t - first_tile], part, t * kRowTile, rows_of_tile(t), g, num_lanes);
+          write_out(sums[t - first_tile], part, t * kRowTile, rows_of_tile(t), g);
         }
       }
     }
@@ -784,6 +793,7 @@ class Product {
   const int64_t x_stride_;
   const int num_rows_;
   std::byte* const workspace_;
+  WorkspaceLayout layout_{0, 0};
   int64_t in_features_ = 0;
   int64_t num_groups_ = 0;
   bool any_quantized_ = false;
@@ -839,8 +849,7 @@ KernelError MatMul(std::span<const MatMulPart> parts, const float* x, int64_t x_
     const float zeros[kGroupSize] = {};
     for (const MatMulPart& part : parts) {
       for (int64_t g = 0; g < part.w->num_groups(); ++g) {
-        const int64_t num_lanes = std::min(kGroupSize, part.w->out_features() - g * kGroupSize);
-        for (int row = 0; row < num_rows; ++row) WriteOut(zeros, part, row, 1, g, num_lanes);
+        for (int row = 0; row < num_rows; ++row) HWY_DYNAMIC_DISPATCH(WriteOut)(zeros, part, row, 1, g);
       }
     }
     return KernelError::kOk;
