@@ -24,45 +24,40 @@ int StepCostModel::BucketOf(int num_rows) {
 void StepCostModel::Observe(int num_rows, double milliseconds) {
   if (!(milliseconds > 0) || !std::isfinite(milliseconds) || num_rows < 1) return;
   Bucket& bucket = buckets_[BucketOf(num_rows)];
-  if (bucket.num_samples == 0) ++num_known_;
   ++bucket.num_samples;
   const double weight = std::max(kWeightMin, 1.0 / bucket.num_samples);
   // One interrupted step does not count for more than a few: the machine has other things to do at times.
   if (bucket.num_samples > 3) milliseconds = std::min(milliseconds, 4 * bucket.milliseconds);
   bucket.num_rows += weight * (num_rows - bucket.num_rows);
   bucket.milliseconds += weight * (milliseconds - bucket.milliseconds);
+
+  num_known_ = 0;
+  for (const Bucket& known : buckets_) {
+    if (known.num_samples > 0) points_[num_known_++] = {known.num_rows, known.milliseconds};
+  }
+  for (int i = num_known_ - 2; i >= 0; --i) {
+    points_[i].milliseconds = std::min(points_[i].milliseconds, points_[i + 1].milliseconds);
+  }
 }
 
 bool StepCostModel::known(int num_rows) const { return buckets_[BucketOf(num_rows)].num_samples > 0; }
 
 int StepCostModel::most_rows() const {
-  for (int i = kNumBuckets - 1; i >= 0; --i) {
-    if (buckets_[i].num_samples > 0) return static_cast<int>(buckets_[i].num_rows);
-  }
-  return 0;
+  return num_known_ == 0 ? 0 : static_cast<int>(points_[num_known_ - 1].num_rows);
 }
 
 double StepCostModel::EstimateMs(int num_rows) const {
-  // Known buckets as points, times made non-decreasing; the segment around num_rows, or the nearest one.
-  const Bucket* before = nullptr;
-  double x0 = 0, y0 = 0, x1 = 0, y1 = 0;
-  int num_points = 0;
-  double highest = 0;
-  for (const Bucket& bucket : buckets_) {
-    if (bucket.num_samples == 0) continue;
-    highest = std::max(highest, bucket.milliseconds);
-    x0 = x1, y0 = y1;
-    x1 = bucket.num_rows, y1 = highest;
-    ++num_points;
-    if (before != nullptr && x1 >= num_rows) break;
-    before = &bucket;
-  }
-  if (num_points == 0) return 0;
-  if (num_points == 1) return num_rows <= x1 ? y1 : y1 * num_rows / x1;
-  const double estimate = y0 + (y1 - y0) / (x1 - x0) * (num_rows - x0);
+  if (num_known_ == 0) return 0;
+  const Point& first = points_[0];
+  if (num_known_ == 1) return first.milliseconds * std::max(1.0, num_rows / first.num_rows);
+  // The segment around num_rows, or the nearest one.
+  int i = 1;
+  while (i < num_known_ - 1 && points_[i].num_rows < num_rows) ++i;
+  const Point &a = points_[i - 1], &b = points_[i];
+  const double slope = (b.milliseconds - a.milliseconds) / (b.num_rows - a.num_rows);
+  const double estimate = a.milliseconds + slope * (num_rows - a.num_rows);
   // Fewer rows than any seen cost at least their share.
-  if (num_rows < x0) return std::max(estimate, y0 * num_rows / x0);
-  return estimate;
+  return std::max(estimate, first.milliseconds * std::min(1.0, num_rows / first.num_rows));
 }
 
 int StepCostModel::RowsWithin(double milliseconds, int num_rows_max) const {

@@ -1,8 +1,8 @@
 // StepCostModel: how long a step takes by its number of rows, from what was measured.
 //
-// Rows fall into buckets (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, ... up to 64 Ki); each keeps an exponential average. Between
-// buckets it interpolates, below the first and beyond the last it continues the nearest slope, and it never falls with
-// more rows.
+// Rows fall into buckets (1, 2, ... 7, then four to a power of two); each keeps an exponential average. Between buckets
+// it interpolates, below the first and beyond the last it goes on with the nearest slope. More rows never cost less: a
+// bucket counts as at most what a later one took.
 //
 // Thread safety: none.
 #pragma once
@@ -37,9 +37,14 @@ class StepCostModel {
     double milliseconds = 0;
     int num_samples = 0;
   };
+  struct Point {
+    double num_rows = 0;
+    double milliseconds = 0;
+  };
   static int BucketOf(int num_rows);
 
   std::array<Bucket, kNumBuckets> buckets_;
+  std::array<Point, kNumBuckets> points_;  // the first num_known_: known buckets, times not falling
   int num_known_ = 0;
 };
 

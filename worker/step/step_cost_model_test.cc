@@ -60,6 +60,15 @@ TEST(StepCostModel, BudgetKeepsAStepWithinItsTime) {
   EXPECT_EQ(model.RowsWithin(0.001, 4096), 1);
 }
 
+TEST(StepCostModel, OneSlowStepOfFewRowsDoesNotMakeManyRowsSlow) {
+  StepCostModel model;
+  model.Observe(1, 3000);
+  model.Observe(16, 30), model.Observe(64, 90);
+  EXPECT_NEAR(model.EstimateMs(16), 30, 1e-9);
+  EXPECT_NEAR(model.EstimateMs(1), 30, 1e-9);
+  EXPECT_GT(model.RowsWithin(200, 4096), 64);
+}
+
 TEST(StepCostModel, FollowsAChangeAndIgnoresNonsense) {
   StepCostModel model;
   for (int i = 0; i < 10; ++i) model.Observe(8, 10);
