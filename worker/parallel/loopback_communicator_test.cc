@@ -46,7 +46,7 @@ INSTANTIATE_TEST_SUITE_P(WorldSizes, LoopbackRanks, ::testing::Values(1, 2, 3, 4
 
 TEST_P(LoopbackRanks, SumInRankOrderBitForBitAtEverySize) {
   const uint64_t seed = Seed();
-  // Around a cache line, a decode step of SmolLM2, the limits of one round (8192) and of a chunk (16384), several
+  // Around a cache line, a decode step of SmolLM2, the limit of one round and of a chunk (16384), several
   // chunks.
   const std::vector<int64_t> counts = {0,    1,    2,    3,    15,    16,    17,    575,   576,           577,
                                        2304, 8191, 8192, 8193, 16384, 16385, 32768, 49157, 5 * 16384 + 1, 200003};
