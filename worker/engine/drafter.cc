@@ -94,7 +94,7 @@ DrafterLoad Drafter::load() const {
 
 bool Drafter::IsHealthy(Duration patience) const {
   MutexLock lock(mu_);
-  return step_began_ == TimePoint{} || clock_.Now() - step_began_ < patience;
+  return !step_began_ || clock_.Now() - *step_began_ < patience;
 }
 
 absl::Status Drafter::Run() {
@@ -121,14 +121,14 @@ absl::StatusOr<bool> Drafter::RunTurn() {
     ASSIGN_OR_RETURN(const StepResult result, backend_.Collect());
     ApplyResult(result, planned, clock_.Now() - now);
     CollectReady(clock_.Now());
-    SetStepBegan({});
+    SetStepBegan(std::nullopt);
   }
   PublishLoad();
   SendAll(now);
   return !planned.empty();
 }
 
-void Drafter::SetStepBegan(TimePoint when) {
+void Drafter::SetStepBegan(std::optional<TimePoint> when) {
   MutexLock lock(mu_);
   step_began_ = when;
 }

@@ -15,6 +15,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -162,7 +163,7 @@ class Drafter {
   void CollectReady(TimePoint now);
   void PublishLoad();
   void SendAll(TimePoint now);
-  void SetStepBegan(TimePoint when);
+  void SetStepBegan(std::optional<TimePoint> when);
 
   const Options options_;
   StepBackend& backend_;
@@ -190,7 +191,7 @@ class Drafter {
   DraftClientId last_client_ ABSL_GUARDED_BY(mu_) = 0;
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
   DrafterLoad load_ ABSL_GUARDED_BY(mu_);
-  TimePoint step_began_ ABSL_GUARDED_BY(mu_){};  // zero: no step is under way
+  std::optional<TimePoint> step_began_ ABSL_GUARDED_BY(mu_);  // empty: no step is under way
 };
 
 }  // namespace outrider

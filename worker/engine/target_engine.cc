@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/log.h"
 #include "base/status_macros.h"
 
 namespace outrider {
@@ -71,7 +70,7 @@ absl::Status TargetEngine::Run() {
     if (draining_ && lanes_.empty()) return absl::OkStatus();
     {
       MutexLock lock(mu_);
-      turn_began_ = {};
+      turn_began_.reset();
     }
     inbox_.WaitUntil(scheduler_.NextDeadline());
   }
@@ -189,8 +188,8 @@ void TargetEngine::Digest(TimePoint now) {
     std::vector<SequenceUpdate> updates = scheduler_.TakeUpdates();
     if (updates.empty()) break;
     draft_planner_.AfterUpdates(
-        updates, [this](SequenceId id) { return scheduler_.Find(id); }, scheduler_.decode_cost(), now,
-        draft_decisions_);
+        updates, [this](SequenceId id) { return scheduler_.Find(id); }, scheduler_.decode_cost(),
+        scheduler_.num_running(), now, draft_decisions_);
     ApplyDraftDecisions();
     for (SequenceUpdate& update : updates) Emit(update, now);  // may fail sequences: there is more to take then
   }
@@ -205,10 +204,10 @@ void TargetEngine::Emit(SequenceUpdate& update, TimePoint now) {
   if (update.started) metrics_.Started(update.queue_time);
   if (!update.tokens.empty()) {
     const int num_tokens = static_cast<int>(update.tokens.size());
-    if (lane.last_token == TimePoint{}) {
+    if (!lane.last_token) {
       metrics_.FirstTokens(num_tokens, now - lane.received);
     } else {
-      metrics_.NextTokens(num_tokens, now - lane.last_token);
+      metrics_.NextTokens(num_tokens, now - *lane.last_token);
     }
     lane.last_token = now;
     const bool taken = lane.stream->Append(lane.id, {.first_output_index = update.first_output_index,
@@ -286,7 +285,7 @@ EngineLoad TargetEngine::load() const {
 
 bool TargetEngine::IsHealthy(Duration patience) const {
   MutexLock lock(mu_);
-  return turn_began_ == TimePoint{} || clock_.Now() - turn_began_ < patience;
+  return !turn_began_ || clock_.Now() - *turn_began_ < patience;
 }
 
 }  // namespace outrider

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -82,7 +83,7 @@ class TargetEngine {
     StreamPointer stream;
     LaneId id;
     TimePoint received{};
-    TimePoint last_token{};  // zero: none yet
+    std::optional<TimePoint> last_token;  // empty: none yet
   };
   struct RequestKey {
     const TokenStream* stream = nullptr;
@@ -136,7 +137,7 @@ class TargetEngine {
   std::atomic<bool> stopped_{false};
   mutable Mutex mu_;
   EngineLoad load_ ABSL_GUARDED_BY(mu_);
-  TimePoint turn_began_ ABSL_GUARDED_BY(mu_){};  // zero: asleep
+  std::optional<TimePoint> turn_began_ ABSL_GUARDED_BY(mu_);  // empty: asleep
 };
 
 }  // namespace outrider

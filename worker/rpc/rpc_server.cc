@@ -17,8 +17,6 @@ constexpr Duration kHealthInterval = std::chrono::milliseconds(100);
 // unix:PATH names a socket; it has no port.
 bool IsUnix(const std::string& host) { return host.rfind("unix:", 0) == 0; }
 
-bool IsUnixSocket(const std::string& host) { return host.rfind("unix:", 0) == 0; }
-
 bool IsWildcard(const std::string& host) { return host == "0.0.0.0" || host == "::" || host == "[::]"; }
 
 }  // namespace
@@ -52,9 +50,9 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptio
   server->server_ = builder.BuildAndStart();
   if (server->server_ == nullptr || server->port_ == 0) {
     return absl::UnavailableError(
-        on_unix_socket ? absl::StrCat("can not listen on ", address, ": is the folder there and writable?")
-                       : absl::StrCat("can not listen on ", address, ": port ", options.port,
-                                      " is in use (setting grpc_port), or the host is not this machine's"));
+        IsUnix(options.host) ? absl::StrCat("can not listen on ", address, ": is the folder there and writable?")
+                             : absl::StrCat("can not listen on ", address, ": port ", options.port,
+                                            " is in use (setting grpc_port), or the host is not this machine's"));
   }
   grpc::HealthCheckServiceInterface* const health = server->server_->GetHealthCheckService();
   health->SetServingStatus(false);
@@ -69,7 +67,6 @@ RpcServer::~RpcServer() {
 }
 
 std::string RpcServer::address() const {
-  if (IsUnixSocket(host_)) return host_;
   std::string host = host_;
   if (IsWildcard(host)) {
     char name[256] = {};

@@ -1,0 +1,461 @@
+#include "worker/engine/target_engine.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <iostream>
+#include <map>
+#include <random>
+#include <thread>
+
+#include "worker/engine/testing/hash_backend.h"
+
+namespace outrider {
+namespace {
+
+constexpr int kVocabSize = 500;
+
+// What a reader of one stream has seen of a lane.
+struct Seen {
+  std::vector<TokenId> tokens;
+  int num_ends = 0;
+  std::optional<FinishReason> finish;
+  absl::Status error;
+  Usage usage;
+};
+
+// A draft source that says what the backend will say, at once, or not at all.
+class HashSource final : public DraftSource {
+ public:
+  explicit HashSource(bool* lost = nullptr) : lost_(lost) {}
+  ~HashSource() override {
+    if (lost_ != nullptr) *lost_ = true;
+  }
+  uint64_t connection() const override { return connected ? 1 : 0; }
+  void Open(const Opening& opening) override {
+    Known& known = sequences_[opening.sequence];
+    known = {opening.epoch, *opening.params, {opening.prompt.begin(), opening.prompt.end()}};
+    known.tokens.insert(known.tokens.end(), opening.output.begin(), opening.output.end());
+    Propose(opening.sequence, opening.lookahead);
+  }
+  void Commit(const Advance& advance) override {
+    Known& known = sequences_[advance.sequence];
+    known.tokens.resize(advance.first_position);
+    known.tokens.insert(known.tokens.end(), advance.tokens.begin(), advance.tokens.end());
+    Propose(advance.sequence, advance.lookahead);
+  }
+  void Close(SequenceId sequence, uint32_t) override { sequences_.erase(sequence); }
+  void Flush() override {}
+  void TakeProposals(std::vector<Proposal>& proposals) override {
+    if (!silent) std::move(proposals_.begin(), proposals_.end(), std::back_inserter(proposals));
+    proposals_.clear();
+  }
+
+  bool connected = true;
+  bool silent = false;
+
+ private:
+  struct Known {
+    uint32_t epoch = 0;
+    SamplingParams params;
+    std::vector<TokenId> tokens;
+  };
+  void Propose(SequenceId sequence, int lookahead) {
+    if (lookahead == 0) return;
+    const Known& known = sequences_[sequence];
+    Proposal proposal{sequence, known.epoch, {.base_position = static_cast<int>(known.tokens.size())}};
+    std::vector<TokenId> tokens = known.tokens;
+    for (int i = 0; i < lookahead; ++i) {
+      tokens.push_back(HashNextToken(tokens, known.params, kVocabSize));
+      proposal.path.tokens.push_back(tokens.back());
+    }
+    proposals_.push_back(std::move(proposal));
+  }
+
+  bool* const lost_;
+  std::map<SequenceId, Known> sequences_;
+  std::vector<Proposal> proposals_;
+};
+
+struct Setup {
+  int depth = 0;
+  int num_blocks = 64;
+  int max_waiting_sequences = 16;
+  int lookahead = 0;
+  int max_buffered_tokens = 1000;
+  double draft_wait_ms_max = 50;
+};
+
+class Fixture {
+ public:
+  explicit Fixture(const Setup& setup)
+      : backend({.depth = setup.depth, .vocab_size = kVocabSize, .num_blocks = setup.num_blocks}),
+        inbox(setup.max_waiting_sequences + 8),
+        stream(std::make_shared<TokenStream>(setup.max_buffered_tokens, [] {})) {
+    TargetEngine::Options options;
+    options.scheduler = {.vocab_size = kVocabSize,
+                         .max_model_len = 200,
+                         .num_blocks = setup.num_blocks,
+                         .block_size = 4,
+                         .max_sequences = 8,
+                         .max_waiting_sequences = setup.max_waiting_sequences,
+                         .max_step_tokens = 64};
+    options.drafts = {
+        .vocab_size = kVocabSize, .lookahead = setup.lookahead, .draft_wait_ms_max = setup.draft_wait_ms_max};
+    options.ngram_draft = false;
+    engine = std::make_unique<TargetEngine>(options, inbox, backend, clock, metrics);
+  }
+
+  static SamplingParams Params(int max_tokens = 12) {
+    SamplingParams params;
+    params.max_tokens = max_tokens;
+    params.seed = 3;
+    return params;
+  }
+  absl::Status Submit(uint64_t id, std::vector<TokenId> prompt, SamplingParams params = Params(),
+                      std::vector<uint32_t> lanes = {0}, TimePoint deadline = TimePoint::max()) {
+    SubmitEvent event{.stream = stream, .id = RequestId(id), .received = clock.Now()};
+    event.request.prompt = std::move(prompt);
+    event.request.params = std::move(params);
+    event.request.deadline = deadline;
+    for (uint32_t lane : lanes) event.request.lanes.push_back({lane});
+    return inbox.Post(std::move(event));
+  }
+  void Cancel(uint64_t id) { ASSERT_TRUE(inbox.Post(CancelEvent{stream, RequestId(id)}).ok()); }
+  void Turn() {
+    const auto busy = engine->RunTurn();
+    ASSERT_TRUE(busy.ok()) << busy.status();
+  }
+  // Turns until nothing is left to do; waits for drafts are waited out.
+  void Settle() {
+    for (int i = 0; i < 10000; ++i) {
+      const auto busy = engine->RunTurn();
+      ASSERT_TRUE(busy.ok()) << busy.status();
+      ASSERT_TRUE(engine->scheduler().CheckInvariants().ok());
+      Read();
+      if (*busy) continue;
+      const TimePoint deadline = engine->NextDeadline();
+      if (deadline == TimePoint::max()) return;
+      if (deadline > clock.Now()) clock.Advance(deadline - clock.Now());
+    }
+    FAIL() << "never settles";
+  }
+  void Read() {
+    for (LaneEvent& event : stream->Take()) {
+      Seen& lane = seen[{event.id.request.value, event.id.lane}];
+      if (auto* tokens = std::get_if<TokensEvent>(&event.event)) {
+        EXPECT_EQ(lane.num_ends, 0);
+        EXPECT_EQ(tokens->first_output_index, static_cast<int>(lane.tokens.size()));
+        lane.tokens.insert(lane.tokens.end(), tokens->tokens.begin(), tokens->tokens.end());
+      } else if (auto* finished = std::get_if<FinishedEvent>(&event.event)) {
+        ++lane.num_ends;
+        lane.finish = finished->reason;
+        lane.usage = finished->usage;
+      } else {
+        ++lane.num_ends;
+        lane.error = std::get<FailedEvent>(event.event).status;
+      }
+    }
+  }
+  const Seen& Of(uint64_t id, uint32_t lane = 0) { return seen[{id, lane}]; }
+  static std::vector<TokenId> Expected(const std::vector<TokenId>& prompt, SamplingParams params = Params(),
+                                       uint32_t lane = 0) {
+    params.lane = lane;
+    return HashOutput(prompt, params, kVocabSize);
+  }
+  void ExpectAllFree() {
+    EXPECT_EQ(engine->scheduler().kv().num_used_blocks(), 0);
+    EXPECT_EQ(engine->load().num_running, 0);
+    EXPECT_EQ(engine->load().num_waiting, 0);
+    EXPECT_EQ(engine->load().kv_used_ratio, 0);
+  }
+
+  ManualClock clock;
+  MetricsRegistry registry;
+  EngineMetrics metrics{registry};
+  HashBackend backend;
+  Inbox inbox;
+  StreamPointer stream;
+  std::unique_ptr<TargetEngine> engine;
+  std::map<std::pair<uint64_t, uint32_t>, Seen> seen;
+};
+
+class TargetEngineDepthTest : public testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Depths, TargetEngineDepthTest, testing::Values(0, 1));
+
+TEST_P(TargetEngineDepthTest, StreamsWhatTheModelSays) {
+  Fixture f({.depth = GetParam()});
+  for (uint64_t id = 1; id <= 5; ++id) ASSERT_TRUE(f.Submit(id, {1, 2, static_cast<TokenId>(id)}).ok());
+  f.Settle();
+  for (uint64_t id = 1; id <= 5; ++id) {
+    EXPECT_EQ(f.Of(id).tokens, Fixture::Expected({1, 2, static_cast<TokenId>(id)}));
+    EXPECT_EQ(f.Of(id).finish, FinishReason::kLength);
+    EXPECT_EQ(f.Of(id).num_ends, 1);
+    EXPECT_EQ(f.Of(id).usage.output_tokens, 12);
+  }
+  f.ExpectAllFree();
+}
+
+TEST_P(TargetEngineDepthTest, GivesTheSameTokensWithDrafts) {
+  Fixture f({.depth = GetParam(), .lookahead = 4});
+  auto source = std::make_unique<HashSource>();
+  ASSERT_TRUE(f.inbox.Post(AttachSourceEvent{"draft", std::move(source)}).ok());
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(40)).ok());
+  f.Settle();
+  EXPECT_EQ(f.Of(1).tokens, Fixture::Expected({1, 2, 3}, Fixture::Params(40)));
+  EXPECT_GT(f.Of(1).usage.accepted_tokens, 20);
+  EXPECT_EQ(f.Of(1).usage.accepted_tokens, f.Of(1).usage.draft_tokens);
+  const std::string text = f.registry.ToText();
+  EXPECT_NE(text.find("outrider_draft_tokens_accepted_total{position=\"1\"}"), std::string::npos);
+  f.ExpectAllFree();
+}
+
+TEST_P(TargetEngineDepthTest, EndsEachLaneOfARequestOnItsOwn) {
+  Fixture f({.depth = GetParam()});
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3, 4, 5}, Fixture::Params(), {0, 1, 2}).ok());
+  f.Settle();
+  for (uint32_t lane = 0; lane < 3; ++lane) {
+    EXPECT_EQ(f.Of(1, lane).tokens, Fixture::Expected({1, 2, 3, 4, 5}, Fixture::Params(), lane));
+    EXPECT_EQ(f.Of(1, lane).num_ends, 1);
+  }
+}
+
+TEST_P(TargetEngineDepthTest, ACancelFreesEverythingWithinOneStep) {
+  Fixture f({.depth = GetParam()});
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(100)).ok());
+  for (int i = 0; i < 5; ++i) f.Turn();
+  f.Cancel(1);
+  f.Turn();
+  f.Read();
+  EXPECT_EQ(f.Of(1).finish, FinishReason::kCancelled);
+  EXPECT_EQ(f.engine->scheduler().kv().num_used_blocks(), 0);
+  f.Settle();
+  EXPECT_EQ(f.Of(1).num_ends, 1);
+  f.ExpectAllFree();
+}
+
+TEST_P(TargetEngineDepthTest, ALostStreamEndsAllItsRequests) {
+  Fixture f({.depth = GetParam()});
+  const auto other = std::make_shared<TokenStream>(1000, [] {});
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(100)).ok());
+  ASSERT_TRUE(f.Submit(2, {1, 2, 3}, Fixture::Params(100)).ok());
+  f.Turn();
+  other->Close();
+  f.stream->Close();
+  ASSERT_TRUE(f.inbox.Post(StreamLostEvent{f.stream}).ok());
+  f.Settle();
+  f.ExpectAllFree();
+  EXPECT_EQ(f.backend.num_sequences(), 0);
+}
+
+TEST(TargetEngine, StopsWhereTheRouterSays) {
+  Fixture f({});
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(100)).ok());
+  for (int i = 0; i < 6; ++i) f.Turn();
+  f.Read();
+  ASSERT_GE(f.Of(1).tokens.size(), 4u);
+  ASSERT_TRUE(f.inbox.Post(StopAtEvent{f.stream, {RequestId(1), 0}, 3}).ok());
+  f.Settle();
+  EXPECT_EQ(f.Of(1).finish, FinishReason::kStopString);
+  EXPECT_EQ(f.Of(1).usage.output_tokens, 3);
+  f.ExpectAllFree();
+}
+
+TEST(TargetEngine, EndsARequestThatCanNotBeInEachOfItsLanes) {
+  Fixture f({});
+  ASSERT_TRUE(f.Submit(1, {1, kVocabSize}, Fixture::Params(), {0, 1}).ok());
+  f.Settle();
+  for (uint32_t lane = 0; lane < 2; ++lane) {
+    EXPECT_EQ(f.Of(1, lane).error.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(f.Of(1, lane).num_ends, 1);
+  }
+}
+
+TEST(TargetEngine, RefusesWhatGoesBeyondItsQueue) {
+  Fixture f({.max_waiting_sequences = 4});
+  int num_refused = 0;
+  for (uint64_t id = 1; id <= 40; ++id) num_refused += !f.Submit(id, {1, 2, 3}).ok();
+  EXPECT_GT(num_refused, 0);
+  f.Settle();
+  int num_finished = 0;
+  for (uint64_t id = 1; id <= 40; ++id) {
+    if (f.Of(id).finish) ++num_finished;
+    if (!f.Of(id).error.ok()) {
+      EXPECT_EQ(f.Of(id).error.code(), absl::StatusCode::kResourceExhausted);
+      ++num_refused;
+    }
+  }
+  EXPECT_EQ(num_finished + num_refused, 40);
+  f.ExpectAllFree();
+}
+
+TEST(TargetEngine, EndsARequestAtItsDeadline) {
+  Fixture f({});
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(100), {0}, f.clock.Now() + std::chrono::seconds(1)).ok());
+  for (int i = 0; i < 3; ++i) f.Turn();
+  f.clock.Advance(std::chrono::seconds(2));
+  f.Turn();
+  f.Read();
+  EXPECT_EQ(f.Of(1).error.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_GT(f.Of(1).tokens.size(), 0u);
+  f.Settle();
+  f.ExpectAllFree();
+}
+
+TEST(TargetEngine, CutsARequestWhoseReaderIsTooSlow) {
+  Fixture f({.max_buffered_tokens = 5});
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(100)).ok());
+  for (int i = 0; i < 20; ++i) f.Turn();
+  EXPECT_EQ(f.engine->scheduler().kv().num_used_blocks(), 0);
+  f.Read();
+  EXPECT_EQ(f.Of(1).tokens.size(), 5u);
+  EXPECT_EQ(f.Of(1).error.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(f.Of(1).num_ends, 1);
+}
+
+TEST(TargetEngine, GoesOnWithoutADraftWorkerThatFallsSilent) {
+  Fixture f({.lookahead = 4});
+  auto owned = std::make_unique<HashSource>();
+  HashSource* const source = owned.get();
+  ASSERT_TRUE(f.inbox.Post(AttachSourceEvent{"draft", std::move(owned)}).ok());
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(60)).ok());
+  for (int i = 0; i < 6; ++i) f.Turn();
+  source->silent = true;
+  f.Settle();
+  EXPECT_EQ(f.Of(1).tokens, Fixture::Expected({1, 2, 3}, Fixture::Params(60)));
+  EXPECT_GT(f.Of(1).usage.plain_steps, 0);
+  EXPECT_GT(f.Of(1).usage.accepted_tokens, 0);
+}
+
+TEST(TargetEngine, LetsGoOfASourceThatIsDetached) {
+  Fixture f({.lookahead = 4});
+  bool lost = false;
+  ASSERT_TRUE(f.inbox.Post(AttachSourceEvent{"draft", std::make_unique<HashSource>(&lost)}).ok());
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(60)).ok());
+  for (int i = 0; i < 6; ++i) f.Turn();
+  EXPECT_EQ(f.engine->load().num_sources, 1);
+  ASSERT_TRUE(f.inbox.Post(DetachSourceEvent{"draft"}).ok());
+  f.Settle();
+  EXPECT_TRUE(lost);
+  EXPECT_EQ(f.engine->load().num_sources, 0);
+  EXPECT_EQ(f.Of(1).tokens, Fixture::Expected({1, 2, 3}, Fixture::Params(60)));
+}
+
+TEST(TargetEngine, EndsEverythingWhenTheBackendFails) {
+  Fixture f({});
+  f.backend.on_submit = [&](const StepPlan& plan) {
+    return plan.step.value < 4 ? absl::OkStatus() : absl::UnavailableError("rank 1 is lost");
+  };
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(100)).ok());
+  const absl::Status status = f.engine->Run();
+  EXPECT_EQ(status.message(), "rank 1 is lost");
+  f.Read();
+  EXPECT_EQ(f.Of(1).error.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(f.Of(1).num_ends, 1);
+  EXPECT_EQ(f.Submit(2, {1}).code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(TargetEngine, DrainsWhatRunsAndTakesNothingNew) {
+  Fixture f({});
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}).ok());
+  std::thread loop([&] { EXPECT_TRUE(f.engine->Run().ok()); });
+  f.engine->Drain();
+  loop.join();
+  EXPECT_EQ(f.Submit(2, {1}).code(), absl::StatusCode::kUnavailable);
+  f.Read();
+  EXPECT_EQ(f.Of(1).finish, FinishReason::kLength);
+  EXPECT_EQ(f.Of(1).tokens, Fixture::Expected({1, 2, 3}));
+}
+
+TEST(TargetEngine, IsUnhealthyOnceATurnLastsTooLong) {
+  Fixture f({});
+  EXPECT_TRUE(f.engine->IsHealthy(std::chrono::seconds(1)));
+  bool healthy_within = true;
+  f.backend.on_submit = [&](const StepPlan&) {
+    f.clock.Advance(std::chrono::seconds(2));
+    healthy_within = f.engine->IsHealthy(std::chrono::seconds(1));
+    return absl::OkStatus();
+  };
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}).ok());
+  f.Turn();
+  EXPECT_FALSE(healthy_within);
+}
+
+// Random requests, cancels, stops, deadlines, readers and draft sources, at both depths, with few blocks: each lane has
+// one end, its tokens begin what the model says, and nothing is held in the end.
+TEST_P(TargetEngineDepthTest, SurvivesRandomRequests) {
+  const char* env = std::getenv("OUTRIDER_TEST_SEED");
+  const uint32_t seed = env != nullptr ? std::strtoul(env, nullptr, 10) : std::random_device()();
+  std::cout << "OUTRIDER_TEST_SEED=" << seed << "\n";
+  std::mt19937 random(seed);
+  Fixture f({.depth = GetParam(), .num_blocks = 24, .lookahead = 3, .max_buffered_tokens = 16});
+  struct Sent {
+    std::vector<TokenId> prompt;
+    SamplingParams params;
+    std::vector<uint32_t> lanes;
+    bool whole = true;  // nothing was done to it
+  };
+  std::map<uint64_t, Sent> sent;
+  uint64_t last_id = 0;
+  for (int event = 0; event < 3000; ++event) {
+    switch (random() % 10) {
+      case 0:
+      case 1: {
+        Sent request;
+        request.prompt.resize(1 + random() % 30);
+        for (TokenId& token : request.prompt) token = static_cast<TokenId>(random() % 3);
+        request.params = Fixture::Params(1 + random() % 30);
+        request.params.seed = random() % 4;
+        for (uint32_t lane = 0; lane <= random() % 3; ++lane) request.lanes.push_back(lane);
+        const bool limited = random() % 8 == 0;
+        request.whole = !limited;
+        if (f.Submit(++last_id, request.prompt, request.params, request.lanes,
+                     limited ? f.clock.Now() + std::chrono::milliseconds(random() % 50) : TimePoint::max())
+                .ok()) {
+          sent[last_id] = request;
+        }
+        break;
+      }
+      case 2:
+        if (last_id == 0) break;
+        f.Cancel(1 + random() % last_id);
+        break;
+      case 3:
+        if (random() % 4 != 0) break;
+        ASSERT_TRUE(f.inbox.Post(AttachSourceEvent{"draft", std::make_unique<HashSource>()}).ok());
+        break;
+      case 4:
+        if (random() % 4 != 0) break;
+        ASSERT_TRUE(f.inbox.Post(DetachSourceEvent{"draft"}).ok());
+        break;
+      case 5:
+        f.clock.Advance(std::chrono::milliseconds(random() % 20));
+        break;
+      default:
+        f.Turn();
+        if (testing::Test::HasFatalFailure()) return;
+        ASSERT_TRUE(f.engine->scheduler().CheckInvariants().ok());
+        if (random() % 8 != 0) f.Read();
+    }
+  }
+  f.Settle();
+  int num_finished = 0;
+  for (const auto& [id, request] : sent) {
+    for (uint32_t lane : request.lanes) {
+      const Seen& got = f.Of(id, lane);
+      ASSERT_EQ(got.num_ends, 1) << "request " << id << " lane " << lane;
+      const std::vector<TokenId> expected = Fixture::Expected(request.prompt, request.params, lane);
+      ASSERT_LE(got.tokens.size(), expected.size());
+      EXPECT_TRUE(std::equal(got.tokens.begin(), got.tokens.end(), expected.begin()));
+      if (got.finish == FinishReason::kLength) {
+        EXPECT_EQ(got.tokens, expected);
+        ++num_finished;
+      }
+    }
+  }
+  EXPECT_GT(num_finished, 20);
+  f.ExpectAllFree();
+}
+
+}  // namespace
+}  // namespace outrider
