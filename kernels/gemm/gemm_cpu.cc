@@ -69,15 +69,11 @@ using TileFn = void (*)(const std::byte* group, const GroupLayout& layout, int64
 
 #endif  // OUTRIDER_KERNELS_GEMM_GEMM_CPU_ONCE
 
-HWY_BEFORE_NAMESPACE();
 #if HWY_TARGET == HWY_AVX3_DL
 // Highway asks the CPU for VNNI before it chooses this target, but does not tell the compiler.
-#if HWY_COMPILER_CLANG
-#pragma clang attribute push(__attribute__((target("avx512vnni"))), apply_to = function)
+HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni")
 #else
-#pragma GCC push_options
-#pragma GCC target("avx512vnni")
-#endif
+HWY_BEFORE_NAMESPACE();
 #endif
 namespace outrider::kernels {
 namespace HWY_NAMESPACE {
@@ -631,13 +627,6 @@ const char* TargetName() { return hwy::TargetName(HWY_TARGET); }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace outrider::kernels
-#if HWY_TARGET == HWY_AVX3_DL
-#if HWY_COMPILER_CLANG
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-#endif
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
