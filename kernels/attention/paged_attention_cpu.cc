@@ -57,11 +57,12 @@ using D = hn::CappedTag<float, kSumLanes>;
 constexpr size_t kLanes = hn::MaxLanes(D());
 using D1 = hn::CappedTag<float, 1>;
 
-// Queries a register block holds. With few of them (decode) the other side of the block is wider.
+// Queries a register block holds, and vectors on its other side: fewer with many queries where there are 16 registers,
+// not 32.
 constexpr int kFewQueries = 3;
 constexpr int kManyQueries = 6;
 constexpr int kWide = 4;
-constexpr int kNarrow = 2;
+constexpr int kNarrow = kLanes == kSumLanes ? kWide : 2;
 
 template <class DF>
 HWY_INLINE hn::Vec<DF> LoadKv(DF d, const float* p) {
@@ -365,8 +366,8 @@ void AddValues(const T* const* v_tiles, const KvLayout& layout, int first_query,
   for (size_t offset = 0; offset < v_row_size;) {
     const size_t vectors_left = (v_row_size - offset) / lanes;
     for (size_t b = 0; b < num_blocks; ++b) tiles[b] = v_tiles[b] + offset;
-    const bool few = end_query - first_query <= kFewQueries;
-    const size_t vectors = few && vectors_left >= kWide ? kWide : vectors_left >= kNarrow ? kNarrow : 1;
+    const size_t widest = end_query - first_query <= kFewQueries ? kWide : kNarrow;
+    const size_t vectors = vectors_left >= widest ? widest : vectors_left >= 2 ? 2 : 1;
     for (int q = first_query; q < end_query; q += kManyQueries) {
       const int block_queries = std::min(kManyQueries, end_query - q);
       const float* weights[kManyQueries];
@@ -377,8 +378,8 @@ void AddValues(const T* const* v_tiles, const KvLayout& layout, int first_query,
       }
       if (vectors == kWide) {
         ValueBlockOf<kWide>(block_queries, tiles, block_size, v_row_size, first, end, weights, sums);
-      } else if (vectors == kNarrow) {
-        ValueBlockOf<kNarrow>(block_queries, tiles, block_size, v_row_size, first, end, weights, sums);
+      } else if (vectors == 2) {
+        ValueBlockOf<2>(block_queries, tiles, block_size, v_row_size, first, end, weights, sums);
       } else {
         ValueBlockOf<1>(block_queries, tiles, block_size, v_row_size, first, end, weights, sums);
       }

@@ -216,6 +216,24 @@ TEST(PagedAttention, BitsOfARowDoNotDependOnSpansNeighboursBlocksOrThreads) {
   });
 }
 
+TEST(PagedAttention, GivesTheSameBitsOnEveryTargetWithFma) {
+  for (const DType dtype : {DType::kF32, DType::kF16}) {
+    const Cache cache({.dtype = dtype, .block_size = 16, .num_kv_heads = 2, .head_dim = 80}, 530, 8);
+    const auto q = RandomTensor(30 * 8 * 80, 9);
+    const AttentionSpan span{.num_rows = 30, .first_position = 500, .block_table = cache.table.data()};
+    ThreadPool pool(1);
+    AttentionWorkspace workspace;
+    std::vector<float> first;
+    testing::ForEachTarget([&](const char* target) {
+      if (!std::string_view(target).starts_with("AVX")) return;
+      std::vector<float> out(q.size());
+      ASSERT_EQ(PagedAttention(ArgsFor(cache, 8, q.data(), out.data(), {&span, 1}), pool, workspace), KernelError::kOk);
+      if (first.empty()) first = out;
+      EXPECT_EQ(CompareBits(out, first), "") << target;
+    });
+  }
+}
+
 TEST(PagedAttention, LaterRowsCannotReachEarlierOnes) {
   // A draft token whose value overflowed must not touch the rows before it, although they share a tile.
   Cache cache({.block_size = 16, .num_kv_heads = 1, .head_dim = 64}, 300, 3);
