@@ -5,10 +5,19 @@
 namespace outrider::kernels {
 namespace {
 
-// Rows that share a pass over a group: their sums stay in the first-level cache.
+// Rows that go through a group while it is in the cache.
 constexpr int kReferenceRowTile = 4;
 
-// out_tile[r][lane] for rows [0, num_rows), num_rows <= kReferenceRowTile. `w` is [K][kGroupSize].
+// The compiler's vectors, as wide as the machine's. They cannot change a result: the product of two floats is exact in
+// double, so a sum rounds once whether or not it is fused.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(OUTRIDER_SANITIZED)
+#define OUTRIDER_REFERENCE_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define OUTRIDER_REFERENCE_CLONES
+#endif
+
+// sums[r][lane] for rows [0, num_rows), num_rows <= kReferenceRowTile. `w` is [K][kGroupSize].
+OUTRIDER_REFERENCE_CLONES
 void ReferenceTile(const float* w, int64_t in_features, const float* x, int64_t x_stride, int num_rows,
                    double (*sums)[kGroupSize]) {
   for (int r = 0; r < num_rows; ++r) {
