@@ -39,6 +39,7 @@ ALLOWED = {
 PURE_ROOMS = ("worker/sequence", "worker/step", "worker/kvcache", "worker/scheduler", "worker/speculation")
 PURE_FILES = (
     "router/admission_controller", "router/worker_registry", "router/failure_detector", "router/cluster_snapshot",
+    "router/generate_relay", "router/request", "router/request_validation",
     "router/routing_policy", "router/least_loaded_policy", "router/draft_pairing_policy", "router/retry_policy",
     "worker/engine/draft_sequence", "worker/group/group_membership", "cli/cluster_plan", "cli/restart_policy",
 )
