@@ -1,0 +1,44 @@
+#include "worker/speculation/draft_latency.h"
+
+#include <gtest/gtest.h>
+
+namespace outrider {
+namespace {
+
+TimePoint At(double milliseconds) { return TimePoint{} + FromMillis(milliseconds); }
+
+TEST(DraftLatency, IsZeroBeforeAnythingWasMeasured) { EXPECT_EQ(DraftLatency().EstimateMs(4, 1, At(0)), 0); }
+
+TEST(DraftLatency, AveragesWhatWasMeasuredAndScalesTheRest) {
+  DraftLatency latency;
+  for (int i = 0; i < 40; ++i) latency.Observe(4, 1, 10, At(0));
+  EXPECT_NEAR(latency.EstimateMs(4, 1, At(0)), 10, 1e-9);
+  EXPECT_NEAR(latency.EstimateMs(2, 1, At(0)), 6, 1e-9);
+  EXPECT_NEAR(latency.EstimateMs(9, 1, At(0)), 20, 1e-9);
+  EXPECT_GT(latency.EstimateMs(4, 16, At(0)), 20);
+}
+
+TEST(DraftLatency, KnowsGroupsOfSequencesApart) {
+  DraftLatency latency;
+  latency.Observe(4, 1, 10, At(0));
+  latency.Observe(4, 16, 100, At(0));
+  EXPECT_NEAR(latency.EstimateMs(4, 1, At(0)), 10, 1e-9);
+  EXPECT_NEAR(latency.EstimateMs(4, 12, At(0)), 100, 1e-9);
+}
+
+TEST(DraftLatency, OneInterruptionDoesNotMakeItSlow) {
+  DraftLatency latency;
+  for (int i = 0; i < 10; ++i) latency.Observe(4, 1, 10, At(0));
+  latency.Observe(4, 1, 5000, At(0));
+  EXPECT_LT(latency.EstimateMs(4, 1, At(0)), 20);
+}
+
+TEST(DraftLatency, HopesSlowlyAsTimeGoesBy) {
+  DraftLatency latency;
+  latency.Observe(4, 1, 100, At(0));
+  EXPECT_GT(latency.EstimateMs(4, 1, At(60000)), 90);
+  EXPECT_LT(latency.EstimateMs(4, 1, At(1200000)), 30);
+}
+
+}  // namespace
+}  // namespace outrider
