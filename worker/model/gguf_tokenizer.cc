@@ -59,9 +59,12 @@ absl::StatusOr<text::TokenizerDefinition> TokenizerFromGguf(const GgufFile& file
   RETURN_IF_ERROR(ReadId(file, "tokenizer.ggml.eom_token_id", &definition.eom_id));
   RETURN_IF_ERROR(ReadId(file, "tokenizer.ggml.unknown_token_id", &definition.unk_id));
   RETURN_IF_ERROR(ReadId(file, "tokenizer.ggml.padding_token_id", &definition.pad_id));
-  ASSIGN_OR_RETURN(definition.add_bos, file.GetBool("tokenizer.ggml.add_bos_token", false));
+  // Defaults of llama.cpp (src/llama-vocab.cpp, load) for files that leave these keys out.
+  const bool sentencepiece = definition.model == "llama";
+  const bool llama3 = definition.pre == "llama-bpe" || definition.pre == "llama3" || definition.pre == "llama-v3";
+  ASSIGN_OR_RETURN(definition.add_bos, file.GetBool("tokenizer.ggml.add_bos_token", sentencepiece || llama3));
   ASSIGN_OR_RETURN(definition.add_eos, file.GetBool("tokenizer.ggml.add_eos_token", false));
-  ASSIGN_OR_RETURN(definition.add_space_prefix, file.GetBool("tokenizer.ggml.add_space_prefix", false));
+  ASSIGN_OR_RETURN(definition.add_space_prefix, file.GetBool("tokenizer.ggml.add_space_prefix", sentencepiece));
   ASSIGN_OR_RETURN(const absl::string_view chat_template, file.GetString("tokenizer.chat_template", ""));
   definition.chat_template = std::string(chat_template);
   return definition;

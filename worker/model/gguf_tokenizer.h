@@ -8,7 +8,8 @@
 namespace outrider {
 
 // Copies the tokenizer.* metadata. A definition without tokens if the file has none. What MakeTokenizer checks is not
-// checked here. INVALID_ARGUMENT naming the key for values of the wrong type or range.
+// checked here; keys that are missing take llama.cpp's defaults. INVALID_ARGUMENT naming the key for values of the
+// wrong type or range.
 absl::StatusOr<text::TokenizerDefinition> TokenizerFromGguf(const GgufFile& file);
 
 }  // namespace outrider

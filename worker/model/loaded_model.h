@@ -35,7 +35,9 @@ enum class PlantedFault : uint8_t {
   kNone,
   kAcceptUnverified,  // a span's first draft token is accepted whatever the target says
   kSkipRollback,      // KV of rejected draft tokens stays where the next step should overwrite it
-  kReverseSumOrder,   // a step of more than one row adds up its rows' attention output in another order
+  // A step of more than one row adds its attention and feed-forward outputs up otherwise than a step of one row: as
+  // another order of adding would, but rounding to bf16, so that it reaches ids within a few tokens.
+  kReverseSumOrder,
 };
 
 struct RunnerOptions {

@@ -8,7 +8,8 @@
 // with INVALID_ARGUMENT naming step, sequence and value before anything is computed. Other errors are those of the
 // communicator. Any error is fatal to the epoch.
 //
-// Hot path: no allocation a step beyond result vectors; buffers are sized for max_step_tokens when it is made.
+// Hot path: buffers are sized for max_step_tokens when it is made; a step allocates its result and, in each layer,
+// attention's work list (allocation_test).
 //
 // Thread safety: none; one thread submits and collects. All ranks must be given the same plans.
 #pragma once
