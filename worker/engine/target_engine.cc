@@ -64,7 +64,7 @@ absl::Status TargetEngine::Run() {
     }
     if (stopped_) {
       FailAll(absl::UnavailableError("the group is stopping"));
-      return absl::OkStatus();
+      return CollectRest();
     }
     if (*busy) continue;
     if (draining_ && lanes_.empty()) return absl::OkStatus();
@@ -247,6 +247,11 @@ void TargetEngine::EndLane(SequenceId sequence) {
   std::erase(request->second, sequence);
   if (request->second.empty()) requests_.erase(request);
   lanes_.erase(lane);
+}
+
+absl::Status TargetEngine::CollectRest() {
+  for (; !steps_out_.empty(); steps_out_.pop_front()) RETURN_IF_ERROR(backend_.Collect().status());
+  return absl::OkStatus();
 }
 
 void TargetEngine::FailAll(const absl::Status& error) {

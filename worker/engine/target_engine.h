@@ -106,6 +106,8 @@ class TargetEngine {
   void Digest(TimePoint now);
   void Emit(SequenceUpdate& update, TimePoint now);
   void EndLane(SequenceId sequence);
+  // Collects what is out and drops it, so that the backend can be stopped.
+  absl::Status CollectRest();
   void ApplyDraftDecisions();
   void Publish();
 
@@ -116,13 +118,13 @@ class TargetEngine {
 
   // The loop's own.
   Scheduler scheduler_;
-  DraftPlanner draft_planner_;
-  NgramSource ngram_source_;
   struct AttachedSource {
     DraftPlanner::DraftSourceId id = 0;
     std::unique_ptr<DraftSource> source;
   };
+  NgramSource ngram_source_;
   absl::flat_hash_map<std::string, AttachedSource> sources_;
+  DraftPlanner draft_planner_;  // speaks to the sources above
   absl::flat_hash_map<SequenceId, Lane> lanes_;
   absl::flat_hash_map<RequestKey, std::vector<SequenceId>> requests_;
   absl::flat_hash_set<StreamPointer> touched_streams_;  // appended to since the last flush

@@ -245,7 +245,9 @@ void DraftLink::OnBatch(const v1::DraftEventBatch& batch) {
         metrics_.proposals_dropped.Add();
         continue;
       }
+      const size_t num_before = incoming_.size();
       ProposalsFromProto(proposal, incoming_);
+      for (size_t i = num_before; i < incoming_.size(); ++i) incoming_[i].arrived = now;
       const auto asked = asked_.find(SequenceId(proposal.sequence()));
       if (asked == asked_.end()) continue;
       metrics_.round_trip_seconds.Observe(std::chrono::duration<double>(now - asked->second).count());
@@ -273,7 +275,11 @@ void DraftLink::Send(v1::DraftCommandBatch batch, const std::vector<SequenceId>&
     if (asked_.size() < kMaxAsked) asked_[sequence] = now;
   }
   num_outgoing_tokens_ += num_tokens;
-  for (v1::DraftCommand& command : *batch.mutable_commands()) *outgoing_.add_commands() = std::move(command);
+  if (outgoing_.commands().empty()) {
+    outgoing_ = std::move(batch);
+  } else {
+    for (v1::DraftCommand& command : *batch.mutable_commands()) *outgoing_.add_commands() = std::move(command);
+  }
   WriteNext();
 }
 

@@ -61,10 +61,7 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptio
   return server;
 }
 
-RpcServer::~RpcServer() {
-  Shutdown(Duration::zero());
-  if (health_thread_.joinable()) health_thread_.join();
-}
+RpcServer::~RpcServer() { Shutdown(Duration::zero()); }
 
 std::string RpcServer::address() const {
   std::string host = host_;
@@ -101,6 +98,7 @@ void RpcServer::Shutdown(Duration grace) {
     stopped_changed_.NotifyAll();
   }
   if (server_ == nullptr) return;
+  if (health_thread_.joinable()) health_thread_.join();
   if (auto* health = server_->GetHealthCheckService()) health->Shutdown();
   server_->Shutdown(std::chrono::system_clock::now() + std::chrono::duration_cast<std::chrono::microseconds>(grace));
 }

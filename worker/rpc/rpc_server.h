@@ -45,7 +45,8 @@ class RpcServer {
   // HOST:PORT (or unix:PATH) that others can reach: a wildcard host is replaced by this machine's name.
   std::string address() const;
 
-  // Reports NOT_SERVING from now on, takes no new calls, and ends those open after `grace`. Idempotent.
+  // Reports NOT_SERVING from now on, takes no new calls, and ends those open after `grace`; `serving` is not asked any
+  // more once this returns. Idempotent; by one thread.
   void Shutdown(Duration grace);
 
  private:

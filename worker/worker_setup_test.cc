@@ -1,0 +1,101 @@
+#include "worker/worker_setup.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+namespace outrider {
+namespace {
+
+v1::TargetConfig GoodTarget() {
+  v1::TargetConfig config;
+  config.set_model("model.gguf");
+  return config;
+}
+
+// The message of the refusal; empty if there is none.
+template <typename Config>
+std::string Refusal(const Config& config) {
+  return std::string(Validate(config).message());
+}
+
+TEST(ValidateTarget, TakesTheDefaults) { EXPECT_EQ(Refusal(GoodTarget()), ""); }
+
+TEST(ValidateTarget, NamesTheSettingAndItsValue) {
+  v1::TargetConfig config;
+  EXPECT_NE(Refusal(config).find("model is not set"), std::string::npos);
+  config = GoodTarget();
+  config.set_tensor_parallel_size(2);
+  config.set_rank(2);
+  EXPECT_NE(Refusal(config).find("rank is 2, but tensor_parallel_size is 2"), std::string::npos);
+  config.set_rank(1);
+  EXPECT_NE(Refusal(config).find("leader_address"), std::string::npos);
+  config = GoodTarget();
+  config.set_block_size(24);
+  EXPECT_NE(Refusal(config).find("block_size is 24"), std::string::npos);
+  config = GoodTarget();
+  config.set_lookahead("33");
+  EXPECT_NE(Refusal(config).find("lookahead is '33'"), std::string::npos);
+  config = GoodTarget();
+  config.set_draft_wait_ratio(std::nan(""));
+  EXPECT_NE(Refusal(config).find("draft_wait_ratio is nan"), std::string::npos);
+  config = GoodTarget();
+  config.set_grpc_port(70000);
+  EXPECT_NE(Refusal(config).find("grpc_port is 70000"), std::string::npos);
+  config = GoodTarget();
+  config.set_max_step_tokens(8);
+  EXPECT_NE(Refusal(config).find("max_step_tokens is 8"), std::string::npos);
+}
+
+TEST(ValidateTarget, SaysThatThisBuildHasNoCuda) {
+  v1::TargetConfig config = GoodTarget();
+  config.set_device("cuda");
+  EXPECT_EQ(Validate(config).code(), absl::StatusCode::kUnimplemented);
+  EXPECT_NE(Refusal(config).find("use device cpu"), std::string::npos);
+  config.set_device("tpu");
+  EXPECT_EQ(Validate(config).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(ValidateDraft, TakesTheDefaultsAndNamesWhatIsWrong) {
+  v1::DraftConfig config;
+  EXPECT_NE(Refusal(config).find("model is not set"), std::string::npos);
+  config.set_model("draft.gguf");
+  EXPECT_EQ(Refusal(config), "");
+  config.set_numerics("fast");
+  EXPECT_NE(Refusal(config).find("numerics is 'fast'"), std::string::npos);
+}
+
+TEST(ResolveNumBlocks, HoldsWhatTheBytesHold) {
+  KvSizing sizing{
+      .kv_cache_bytes = 10'500, .bytes_per_block = 1'000, .block_size = 16, .max_model_len = 1024, .max_sequences = 4};
+  EXPECT_EQ(*ResolveNumBlocks(sizing), 10);
+  sizing.kv_cache_bytes = 1'000'000'000;
+  EXPECT_EQ(*ResolveNumBlocks(sizing), 4 * 64);  // all sequences at full length
+  sizing.kv_cache_bytes = 999;
+  EXPECT_EQ(ResolveNumBlocks(sizing).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(ResolveNumBlocks, ByItselfHoldsAQuarterOfEachSequenceWithinItsBound) {
+  KvSizing sizing{.bytes_per_block = 1'000, .block_size = 16, .max_model_len = 1024, .max_sequences = 8};
+  EXPECT_EQ(*ResolveNumBlocks(sizing), 8 * 16);
+  sizing.max_sequences = 2;
+  EXPECT_EQ(*ResolveNumBlocks(sizing), 64);  // one sequence of full length at least
+  sizing.max_sequences = 1000;
+  sizing.bytes_per_block = 1 << 20;
+  EXPECT_EQ(*ResolveNumBlocks(sizing), 2048);  // 2 GiB
+}
+
+TEST(SplitAddresses, LeavesBlanksOut) {
+  EXPECT_EQ(SplitAddresses(" a:1, unix:/x ,,b:2"), (std::vector<std::string>{"a:1", "unix:/x", "b:2"}));
+  EXPECT_TRUE(SplitAddresses("").empty());
+}
+
+TEST(ParseLookahead, TakesAutoAndNumbers) {
+  EXPECT_EQ(*ParseLookahead("auto"), -1);
+  EXPECT_EQ(*ParseLookahead("0"), 0);
+  EXPECT_EQ(*ParseLookahead("32"), 32);
+  for (const char* bad : {"", "-1", "4x", "many"}) EXPECT_FALSE(ParseLookahead(bad).ok()) << bad;
+}
+
+}  // namespace
+}  // namespace outrider
