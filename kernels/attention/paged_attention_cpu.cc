@@ -87,6 +87,10 @@ HWY_INLINE float ExpOf(float x) {
   return hn::GetLane(Exp(d, hn::Set(d, x)));
 }
 
+// How far ahead keys and values are asked for: a head's tile of a block is 2 to 4 KB and the next lies elsewhere, so
+// hardware does not see it coming.
+constexpr size_t kBlocksAhead = 3;
+
 // ---- scores
 
 // scores[q][v * lanes ...] = sum over i of queries[q][i] * keys[v][i * stride ...], i ascending. kPrefetch: the first
@@ -197,13 +201,22 @@ void ScoresOfRange(const PagedAttentionArgs& args, const AttentionTile& tile, in
     const int64_t block = tile.span->block_table[absolute / layout.block_size];
     return k_storage + layout.k_tile(block, tile.kv_head) + absolute % layout.block_size;
   };
+  // After the last keys come the first values, whose tiles have as many elements or more.
+  const T* const v_storage = static_cast<const T*>(args.v_storage);
+  const int first_vector = first / lanes * lanes;
   const int last_vector = (end - 1) / lanes * lanes;
-  for (int p = first / lanes * lanes; p < end; p += kWide * lanes) {
+  const auto next_at = [&](int position) {
+    if (position <= last_vector) return keys_at(position);
+    const int absolute = range_first_position + std::min(first_vector + position - last_vector - lanes, last_vector);
+    const int64_t block = tile.span->block_table[absolute / layout.block_size];
+    return v_storage + layout.v_tile(block, tile.kv_head) + absolute % layout.block_size;
+  };
+  for (int p = first_vector; p < end; p += kWide * lanes) {
     const T* keys[kWide];
     const T* next_keys[kWide];
     for (int v = 0; v < kWide; ++v) {
       keys[v] = keys_at(std::min(p + v * lanes, last_vector));
-      next_keys[v] = keys_at(std::min(p + (kWide + v) * lanes, last_vector));
+      next_keys[v] = next_at(p + (kWide + v) * lanes);
     }
     for (int q = 0; q < num_queries; q += kManyQueries) {
       const int block_queries = std::min(kManyQueries, num_queries - q);
@@ -309,10 +322,14 @@ HWY_INLINE void ValueBlock(const T* const* HWY_RESTRICT v_tiles, size_t block_si
     const size_t block = p / block_size;
     const size_t block_end = std::min(static_cast<size_t>(end), (block + 1) * block_size);
     const T* HWY_RESTRICT row = v_tiles[block] + p % block_size * v_row_size;
-    for (; p < block_end; ++p, row += v_row_size) {
+    const T* HWY_RESTRICT next_row = v_tiles[block + kBlocksAhead] + p % block_size * v_row_size;
+    for (; p < block_end; ++p, row += v_row_size, next_row += v_row_size) {
       hn::Vec<D> value[kVectors];
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) value[v] = LoadKv(d, row + v * hn::Lanes(d));
+      for (int v = 0; v < kVectors; ++v) {
+        value[v] = LoadKv(d, row + v * hn::Lanes(d));
+        if constexpr (kQueries <= kFewQueries) hwy::Prefetch(next_row + v * hn::Lanes(d));
+      }
 #pragma GCC unroll 8
       for (int q = 0; q < kQueries; ++q) {
         const auto weight = hn::Set(d, weights[q][p]);
@@ -361,8 +378,8 @@ void AddValues(const T* const* v_tiles, const KvLayout& layout, int first_query,
   const size_t lanes = hn::Lanes(D());
   const size_t v_row_size = static_cast<size_t>(layout.v_row_size());
   const size_t block_size = static_cast<size_t>(layout.block_size);
-  const T* tiles[kAttentionRangeSize];
-  const size_t num_blocks = (static_cast<size_t>(end) + block_size - 1) / block_size;
+  const T* tiles[kAttentionRangeSize + kBlocksAhead];
+  const size_t num_blocks = (static_cast<size_t>(end) + block_size - 1) / block_size + kBlocksAhead;
   for (size_t offset = 0; offset < v_row_size;) {
     const size_t vectors_left = (v_row_size - offset) / lanes;
     for (size_t b = 0; b < num_blocks; ++b) tiles[b] = v_tiles[b] + offset;
@@ -418,7 +435,7 @@ void PartialOfRangeT(const PagedAttentionArgs& args, const AttentionTile& tile, 
       kLanes > 1 && layout.block_size % static_cast<int>(kLanes) == 0 ? ScoresOfRange<T> : PlainScoresOfRange<T>;
   scores_of_range(args, tile, range_first_position, of_first.first, of_last.end, num_queries, scores, scores_stride);
 
-  const T* v_tiles[kAttentionRangeSize];
+  const T* v_tiles[kAttentionRangeSize + kBlocksAhead];
   const T* const v_storage = static_cast<const T*>(args.v_storage);
   const int first_block = of_first.first / layout.block_size;
   const int end_block = (of_last.end + layout.block_size - 1) / layout.block_size;
@@ -426,6 +443,13 @@ void PartialOfRangeT(const PagedAttentionArgs& args, const AttentionTile& tile, 
     // Blocks before the window may have been given back.
     const int entry = range_first_position / layout.block_size + std::max(b, first_block);
     v_tiles[b] = v_storage + layout.v_tile(tile.span->block_table[entry], tile.kv_head);
+  }
+  // Only asked for, not read: the first keys of the next range, if there is one.
+  const T* const k_storage = static_cast<const T*>(args.k_storage);
+  const int last_entry = (tile_position + tile.num_rows - 1) / layout.block_size;
+  for (int b = end_block; b < end_block + static_cast<int>(kBlocksAhead); ++b) {
+    const int entry = std::min(range_first_position / layout.block_size + b, last_entry);
+    v_tiles[b] = k_storage + layout.k_tile(tile.span->block_table[entry], tile.kv_head);
   }
 
   // Each row's positions before and after those that all rows see are added by themselves: a weight of 0 would not do,

@@ -153,17 +153,21 @@ double SumWeightsT(const float* HWY_RESTRICT logits, size_t size, float scale, f
   }
 #else
   // Weights of doubles are exact multiples of the grid, so neither lanes nor their order matter.
-  const hn::CappedTag<double, 8> dd;
-  const hn::Rebind<float, decltype(dd)> d;
-  const size_t lanes = hn::Lanes(d);
+  const D d;
+  const hn::Half<D> dh;
+  const hn::Rebind<double, decltype(dh)> dd;
   const auto magic = hn::Set(dd, kGridMagic);
   const auto scale_v = hn::Set(d, scale), max_v = hn::Set(d, max), min_v = hn::Set(d, delta_min);
-  auto sum = hn::Zero(dd);
-  for (; i + lanes <= size; i += lanes) {
+  auto sum = hn::Zero(dd), sum_high = sum;
+  for (; i + kLanes <= size; i += kLanes) {
     const auto delta = hn::Sub(hn::Mul(hn::LoadU(d, logits + i), scale_v), max_v);
     const auto weight = hn::IfThenElseZero(hn::Ge(delta, min_v), Exp(d, delta));
-    sum = hn::Add(sum, hn::Sub(hn::Add(hn::PromoteTo(dd, weight), magic), magic));
+    const auto low = hn::PromoteTo(dd, hn::LowerHalf(dh, weight));
+    const auto high = hn::PromoteTo(dd, hn::UpperHalf(dh, weight));
+    sum = hn::Add(sum, hn::Sub(hn::Add(low, magic), magic));
+    sum_high = hn::Add(sum_high, hn::Sub(hn::Add(high, magic), magic));
   }
+  sum = hn::Add(sum, sum_high);
   total = hn::GetLane(hn::SumOfLanes(dd, sum));
   for (; i < size; ++i) {
     const float delta = logits[i] * scale - max;
