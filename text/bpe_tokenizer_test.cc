@@ -1,6 +1,7 @@
 #include "text/bpe_tokenizer.h"
 
-#include <chrono>
+#include <cstdio>
+#include <ctime>
 #include <map>
 #include <memory>
 #include <set>
@@ -192,18 +193,18 @@ TEST(BpeTokenizer, EncodesTheChatPromptsOfTheReferenceRun) {
   }
 }
 
-TEST(BpeTokenizer, AMegabyteWithoutSpacesTakesWellUnderTwoSeconds) {
+TEST(BpeTokenizer, AMegabyteWithoutSpacesIsNotQuadratic) {
   const auto tokenizer = MakeSmolLm2Tokenizer();
   std::mt19937_64 random(TestSeed(9));
   std::string letters;
   while (letters.size() < size_t{1} << 20) letters.push_back(static_cast<char>('a' + random() % 26));
   for (const std::string& text : {std::string(size_t{1} << 20, 'a'), std::string(size_t{1} << 20, ' '), letters}) {
-    const auto begin = std::chrono::steady_clock::now();
+    const std::clock_t begin = std::clock();  // of this process: neighbours do not count
     EXPECT_FALSE(tokenizer->Encode(text).empty());
-    const auto seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    const double seconds = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
     std::printf("%.3f s\n", seconds);
-    // Some 0.4 s on a shared core; quadratic merging takes minutes. Sanitizers are given room.
-    EXPECT_LT(seconds, 20);
+    // 0.2 to 0.4 s; merging by scanning takes hours. Sanitizers are given room.
+    EXPECT_LT(seconds, 10);
   }
 }
 

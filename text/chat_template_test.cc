@@ -1,6 +1,6 @@
 #include "text/chat_template.h"
 
-#include <chrono>
+#include <ctime>
 #include <random>
 #include <string>
 #include <vector>
@@ -219,13 +219,12 @@ TEST(ChatTemplate, HostileTemplatesEnd) {
       "{{ range(100000) | map('string') | sort | list | length }}",
   };
   for (const std::string& source : sources) {
-    const auto begin = std::chrono::steady_clock::now();
+    const std::clock_t begin = std::clock();
     const auto result = Render(source);
     EXPECT_TRUE(result.ok() || absl::StartsWith(result.status().message(), "chat template line "));
-    // About a second at worst on a shared core; sanitizers are given room.
-    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
-    EXPECT_LT(elapsed.count(), 60) << source.substr(0, 200);
-    if (elapsed.count() > 1) std::printf("%.1f s: %s\n", elapsed.count(), source.substr(0, 100).c_str());
+    const double seconds = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
+    // About a second at worst; sanitizers are given room.
+    EXPECT_LT(seconds, 20) << source.substr(0, 200);
   }
 }
 

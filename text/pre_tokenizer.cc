@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "base/status_macros.h"
 #include "text/utf8.h"
 
@@ -58,31 +59,32 @@ struct Recipe {
 
 const std::vector<Recipe>& Recipes() {
   static const std::vector<Recipe>* const recipes = new std::vector<Recipe>{
-      {"codeshell", {kDigit, kGpt2}, false},
-      {"command-r", {kDigit, kGpt2}, false},
-      {"dbrx", {kLlama3}, false},
-      {"deepseek-r1-qwen", {kQwen2}, false},
-      {"default", {kDefaultPunctuation, kGpt2, kDigits, kThreeDigits}, false},
-      {"exaone", {kDigit, kGpt2}, false},
-      {"falcon", {kFalconPunctuation, kGpt2, kThreeDigits}, false},
-      {"falcon3", {kLlama3}, false},
-      {"glm4", {kLlama3}, false},
       {"gpt-2", {kGpt2}, false},
-      {"gpt-4o", {kGpt4o}, false},
-      {"jais", {kGpt2}, false},
+      {"smollm", {kDigit, kGpt2}, false},
       {"llama-bpe", {kLlama3}, false},
-      {"llama-v3", {kLlama3}, false},
-      {"llama3", {kLlama3}, false},
+      {"smaug-bpe", {kLlama3}, false},
+      {"qwen2", {kQwen2}, true},
+      {"deepseek-r1-qwen", {kQwen2}, false},
+      {"qwen35", {kQwen35}, true},
+      {"tekken", {kTekken}, false},
+      {"gpt-4o", {kGpt4o}, false},
+      {"falcon", {kFalconPunctuation, kGpt2, kThreeDigits}, false},
+      {"default", {kDefaultPunctuation, kGpt2, kDigits, kThreeDigits}, false},
+      // Further names of the same.
+      {"jais", {kGpt2}, false},
       {"mpt", {kGpt2}, false},
       {"olmo", {kGpt2}, false},
       {"phi-2", {kGpt2}, false},
-      {"qwen2", {kQwen2}, true},
-      {"qwen35", {kQwen35}, true},
+      {"codeshell", {kDigit, kGpt2}, false},
+      {"command-r", {kDigit, kGpt2}, false},
+      {"exaone", {kDigit, kGpt2}, false},
       {"refact", {kDigit, kGpt2}, false},
-      {"smaug-bpe", {kLlama3}, false},
-      {"smollm", {kDigit, kGpt2}, false},
       {"starcoder", {kDigit, kGpt2}, false},
-      {"tekken", {kTekken}, false},
+      {"dbrx", {kLlama3}, false},
+      {"falcon3", {kLlama3}, false},
+      {"glm4", {kLlama3}, false},
+      {"llama-v3", {kLlama3}, false},
+      {"llama3", {kLlama3}, false},
   };
   return *recipes;
 }
@@ -166,8 +168,22 @@ PreTokenizer::~PreTokenizer() = default;
 std::vector<std::string> SupportedPreTokenizers() {
   std::vector<std::string> names;
   for (const Recipe& recipe : Recipes()) names.push_back(recipe.name);
+  std::sort(names.begin(), names.end());
   return names;
 }
+
+std::vector<std::string> PreTokenizersByPatterns(const std::vector<std::string>& patterns, bool nfc) {
+  std::vector<std::string> names;
+  for (const Recipe& recipe : Recipes()) {
+    if (recipe.nfc == nfc && std::equal(patterns.begin(), patterns.end(), recipe.patterns.begin(),
+                                        recipe.patterns.end(), [](const auto& a, const char* b) { return a == b; })) {
+      names.push_back(recipe.name);
+    }
+  }
+  return names;
+}
+
+std::string Gpt2SplitPattern() { return kGpt2; }
 
 absl::StatusOr<std::unique_ptr<PreTokenizer>> PreTokenizer::Make(absl::string_view name) {
   if (name.empty()) name = "default";
@@ -178,11 +194,13 @@ absl::StatusOr<std::unique_ptr<PreTokenizer>> PreTokenizer::Make(absl::string_vi
   }
   std::unique_ptr<PreTokenizer> pre_tokenizer(new PreTokenizer);
   pre_tokenizer->normalizes_ = recipe->nfc;
-  for (const char* source : recipe->patterns) {
+  for (const char* written : recipe->patterns) {
+    // PCRE2's \s has U+180E too, which Unicode, and the libraries vocabularies were made with, no longer call space.
+    const std::string source = absl::StrReplaceAll(written, {{R"(\s)", R"(\p{wspace})"}, {R"(\S)", R"(\P{wspace})"}});
     int error = 0;
     PCRE2_SIZE offset = 0;
     Pattern pattern;
-    pattern.code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(source), PCRE2_ZERO_TERMINATED,
+    pattern.code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(source.data()), source.size(),
                                      PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr));
     CHECK(pattern.code != nullptr);  // the patterns are ours
     // Without JIT (a system may forbid it) the interpreter is used: slower, the same matches.

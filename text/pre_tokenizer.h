@@ -14,6 +14,13 @@ namespace outrider::text {
 // The names Make knows (GGUF's tokenizer.ggml.pre), sorted.
 std::vector<std::string> SupportedPreTokenizers();
 
+// Those that split by just these patterns, in order, and do or do not normalise to form C; the best known name first.
+// Patterns are compared as text, in the spelling of Hugging Face's tokenizer.json.
+std::vector<std::string> PreTokenizersByPatterns(const std::vector<std::string>& patterns, bool nfc);
+
+// The pattern that Hugging Face's ByteLevel pre-tokenizer has built in.
+std::string Gpt2SplitPattern();
+
 // Patterns run in order: each splits the pieces that the one before left, into its matches and what lies between them.
 // Nothing is dropped: the pieces together are the text.
 //

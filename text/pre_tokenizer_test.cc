@@ -47,6 +47,12 @@ TEST(PreTokenizer, UnicodeLettersAndSpacesCount) {
             (Pieces{"\xC3\xA9t\xC3\xA9", "\xE3\x80\x80", "\xE6\x97\xA5\xE6\x9C\xAC"}));
 }
 
+TEST(PreTokenizer, SpacesAreUnicodesAndNotPerls) {
+  // U+180E, the Mongolian vowel separator, was a space until Unicode 6.3; U+0085 and U+2028 are.
+  EXPECT_EQ(Split("gpt-2", "a\xE1\xA0\x8E!"), (Pieces{"a", "\xE1\xA0\x8E!"}));
+  EXPECT_EQ(Split("gpt-2", "a\xC2\x85\xE2\x80\xA8"), (Pieces{"a", "\xC2\x85\xE2\x80\xA8"}));
+}
+
 TEST(PreTokenizer, BytesThatAreNotUtf8AreAPieceOfTheirOwn) {
   EXPECT_EQ(Split("gpt-2", "ab\xFF\xFE cd\xE2\x82"), (Pieces{"ab", "\xFF\xFE", " cd", "\xE2\x82"}));
   // The space before the bytes is at an end, so both belong together.
@@ -97,6 +103,12 @@ TEST(PreTokenizer, QwenNormalisesToFormC) {
   const auto gpt2 = *PreTokenizer::Make("gpt-2");
   EXPECT_FALSE(gpt2->normalizes());
   EXPECT_EQ(gpt2->Normalize("e\xCC\x81"), "e\xCC\x81");
+}
+
+TEST(PreTokenizer, IsFoundByItsPatterns) {
+  EXPECT_EQ(PreTokenizersByPatterns({R"(\p{N})", Gpt2SplitPattern()}, false),
+            (Pieces{"smollm", "codeshell", "command-r", "exaone", "refact", "starcoder"}));
+  EXPECT_EQ(PreTokenizersByPatterns({"x+"}, false), Pieces{});
 }
 
 TEST(PreTokenizer, AnUnknownNameIsAnErrorThatListsTheKnownOnes) {

@@ -50,10 +50,10 @@ class StopMatcher {
 
   // The text that can be sent now. Whole characters if every `text` is. After a match further calls give nothing.
   Result Push(absl::string_view text);
-  // The end of the text (after the decoder's own Flush has been pushed with PushTail): what was held back.
-  std::string Flush();
-  // Like Push, for text that belongs to the token pushed last: the decoder's Flush.
+  // Like Push, for more text of the token pushed last: what the decoder's Flush gives.
   Result PushTail(absl::string_view text);
+  // The end of the text, after any PushTail: what was held back.
+  std::string Flush();
 
   bool matched() const { return matched_; }
   // Bytes that may be the beginning of a stop string; below kMaxStopStringBytes.

@@ -1,7 +1,7 @@
 #include "text/stop_matcher.h"
 
 #include <algorithm>
-#include <chrono>
+#include <ctime>
 #include <random>
 #include <string>
 #include <vector>
@@ -181,11 +181,11 @@ TEST(StopMatcher, LongPeriodicStopStringsTakeLinearTime) {
   std::vector<std::string> stops;
   for (int i = 0; i < 16; ++i) stops.push_back(std::string(4090, 'a') + "b" + std::string(i % 5, 'c'));
   StopMatcher matcher = Make(stops);
-  const auto begin = std::chrono::steady_clock::now();
+  const std::clock_t begin = std::clock();
   size_t sent = 0;
   for (int i = 0; i < (1 << 16); ++i) sent += matcher.Push("aaaa").text.size();
   EXPECT_EQ(sent + matcher.num_held_bytes(), size_t{1} << 18);
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
+  EXPECT_LT(static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC, 10);
 }
 
 }  // namespace
