@@ -14,7 +14,11 @@ namespace outrider::kernels {
 namespace {
 
 constexpr int kVocabSize = 16;
+#ifdef OUTRIDER_SANITIZED
+constexpr int kNumSamples = 10000;  // sanitizers look at the code, not at the distribution
+#else
 constexpr int kNumSamples = 100000;
+#endif
 
 // Upper quantile of chi-square with `dof` degrees of freedom at 1e-6 (z = 4.7534), Wilson and Hilferty (1931).
 double ChiSquareLimit(int dof) {

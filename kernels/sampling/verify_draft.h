@@ -45,7 +45,8 @@ struct VerifiedSpan {
 // never accepted.
 void VerifyDraft(const VerifySpan& span, int vocab_size, SamplingScratch& scratch, VerifiedSpan* out);
 
-// Every span, in parallel. results.size() == spans.size(). kInvalidShape: vocab_size or sizes out of range.
+// Every span, in parallel; with fewer spans than threads, every row. The same results as VerifyDraft. results.size() ==
+// spans.size(). kInvalidShape: vocab_size or sizes out of range.
 KernelError VerifyDrafts(std::span<const VerifySpan> spans, int vocab_size, std::span<VerifiedSpan> results,
                          ThreadPool& pool, std::vector<SamplingScratch>& scratch);
 

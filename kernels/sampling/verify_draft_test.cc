@@ -1,5 +1,6 @@
 #include "kernels/sampling/verify_draft.h"
 
+#include <limits>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -141,6 +142,49 @@ TEST(VerifyDraft, GivesEachRowItsOwnGrammarMask) {
               4, scratch, &verified);
   EXPECT_EQ(verified.num_accepted, 2);
   EXPECT_EQ(verified.tokens.back().token_id, 3);
+}
+
+TEST(VerifyDrafts, GivesTheResultsOfEachSpanAloneOnAnyNumberOfThreads) {
+  Random random(testing::TestSeed(102));
+  for (int round = 0; round < 40; ++round) {
+    const size_t num_spans = static_cast<size_t>(1 + round % 5);
+    std::vector<std::vector<float>> logits;
+    std::vector<std::vector<int32_t>> drafts;
+    std::vector<VerifySpan> spans;
+    for (size_t i = 0; i < num_spans; ++i) {
+      const int64_t lookahead = random.Integer(0, 6);
+      logits.push_back(RandomTensor((lookahead + 1) * kVocabSize, random.Next(), {.scale = 4}));
+      drafts.emplace_back();
+      for (int64_t j = 0; j < lookahead; ++j) {
+        drafts.back().push_back(ArgMax(logits.back().data() + j * kVocabSize, kVocabSize));
+      }
+      if (lookahead > 0 && round % 3 == 0) logits.back().back() = std::numeric_limits<float>::quiet_NaN();
+    }
+    for (size_t i = 0; i < num_spans; ++i) {
+      spans.push_back({.row = {.temperature = 0.8f, .seed = random.Next(), .position = 9},
+                       .logits = logits[i].data(),
+                       .logits_stride = kVocabSize,
+                       .draft_ids = drafts[i],
+                       .rule = round % 2 == 0 ? AcceptanceRule::kCoupled : AcceptanceRule::kRejection});
+    }
+    std::vector<VerifiedSpan> alone(num_spans);
+    SamplingScratch own_scratch;
+    for (size_t i = 0; i < num_spans; ++i) VerifyDraft(spans[i], kVocabSize, own_scratch, &alone[i]);
+    for (const int num_threads : {1, 2, 4}) {
+      ThreadPool pool(num_threads);
+      std::vector<SamplingScratch> scratch;
+      std::vector<VerifiedSpan> results(num_spans);
+      ASSERT_EQ(VerifyDrafts(spans, kVocabSize, results, pool, scratch), KernelError::kOk);
+      for (size_t i = 0; i < num_spans; ++i) {
+        EXPECT_EQ(results[i].status, alone[i].status);
+        EXPECT_EQ(results[i].num_accepted, alone[i].num_accepted);
+        ASSERT_EQ(results[i].tokens.size(), alone[i].tokens.size());
+        for (size_t j = 0; j < alone[i].tokens.size(); ++j) {
+          EXPECT_EQ(results[i].tokens[j].token_id, alone[i].tokens[j].token_id);
+        }
+      }
+    }
+  }
 }
 
 TEST(VerifyDrafts, RefusesSizesThatDoNotFit) {
