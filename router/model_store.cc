@@ -124,8 +124,9 @@ void ModelStore::Run() {
       if (mailbox_->stopped) return;
       fetched.swap(mailbox_->fetched);
     }
-    absl::StatusOr<std::shared_ptr<const ServedModel>> built = fetched->description.status();
-    if (fetched->description.ok()) built = BuildServedModel(fetched->key, *std::move(fetched->description));
+    const absl::StatusOr<std::shared_ptr<const ServedModel>> built =
+        fetched->description.ok() ? BuildServedModel(fetched->key, *std::move(fetched->description))
+                                  : fetched->description.status();
     bool ready = false;
     {
       MutexLock lock(mu_);

@@ -70,7 +70,7 @@ class Call {
     if (!reader_->Read(&response)) return false;
     if (response.has_started()) {
       EXPECT_FALSE(started.has_value());
-      EXPECT_TRUE(ids.empty());
+      EXPECT_TRUE(text.empty()) << "Started comes first";
       started = response.started();
     } else if (response.has_delta()) {
       EXPECT_TRUE(started.has_value());
@@ -334,7 +334,7 @@ TEST(Router, PassesTheDeadlineOnAndFreesTheGroupWhenItPasses) {
   ASSERT_TRUE(group.Await([](const auto& r) { return r.submits.size() == 1; }));
   const uint32_t deadline_ms = group.received().submits[0].deadline_ms();
   EXPECT_GT(deadline_ms, 0);
-  EXPECT_LE(deadline_ms, 3000);
+  EXPECT_LE(deadline_ms, 3100);  // the wire rounds up
   EXPECT_EQ(call.Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   EXPECT_TRUE(group.Await([](const auto& r) { return r.cancels.size() == 1; }));
 }
