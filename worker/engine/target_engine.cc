@@ -95,6 +95,7 @@ absl::StatusOr<bool> TargetEngine::RunTurn() {
   DrainInbox(now);
   draft_planner_.TakeProposals([this](SequenceId id) { return scheduler_.Find(id); }, now, draft_decisions_);
   ApplyDraftDecisions();
+  NoticeLostPeers();
 
   const StepPlan& plan = scheduler_.PlanStep(now);
   const bool planned = !plan.empty();
@@ -175,6 +176,22 @@ void TargetEngine::Take(DetachSourceEvent event, TimePoint) {
   if (attached == sources_.end()) return;
   draft_planner_.RemoveSource(attached->second.id);
   sources_.erase(attached);
+  EndDraftWaits();
+}
+
+void TargetEngine::NoticeLostPeers() {
+  bool lost = false;
+  for (auto& [name, attached] : sources_) {
+    const uint64_t connection = attached.source->connection();
+    if (attached.connection == connection) continue;
+    lost |= attached.connection != 0;
+    attached.connection = connection;
+  }
+  if (lost) EndDraftWaits();
+}
+
+void TargetEngine::EndDraftWaits() {
+  for (const auto& [sequence, lane] : lanes_) scheduler_.OfferDraft({.sequence = sequence});
 }
 
 void TargetEngine::ApplyDraftDecisions() {

@@ -109,6 +109,9 @@ class TargetEngine {
   // Collects what is out and drops it, so that the backend can be stopped.
   absl::Status CollectRest();
   void ApplyDraftDecisions();
+  // Nobody waits for a draft of a source that has lost its peer.
+  void NoticeLostPeers();
+  void EndDraftWaits();
   void Publish();
 
   Inbox& inbox_;
@@ -121,6 +124,7 @@ class TargetEngine {
   struct AttachedSource {
     DraftPlanner::DraftSourceId id = 0;
     std::unique_ptr<DraftSource> source;
+    uint64_t connection = 0;  // as of the last turn
   };
   NgramSource ngram_source_;
   absl::flat_hash_map<std::string, AttachedSource> sources_;

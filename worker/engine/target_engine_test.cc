@@ -327,6 +327,23 @@ TEST(TargetEngine, GoesOnWithoutADraftWorkerThatFallsSilent) {
   EXPECT_GT(f.Of(1).usage.accepted_tokens, 0);
 }
 
+TEST(TargetEngine, WaitsNoLongerForADraftWorkerThatIsLost) {
+  Fixture f({.lookahead = 4, .draft_wait_ms_max = 60'000});
+  auto owned = std::make_unique<HashSource>();
+  HashSource* const source = owned.get();
+  ASSERT_TRUE(f.inbox.Post(AttachSourceEvent{"draft", std::move(owned)}).ok());
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(60)).ok());
+  for (int i = 0; i < 6; ++i) f.Turn();
+  source->silent = true;
+  bool busy = true;
+  while (busy) busy = *f.engine->RunTurn();  // waits now
+  source->connected = false;
+  const TimePoint before = f.clock.Now();
+  f.Settle();
+  EXPECT_EQ(f.clock.Now(), before);
+  EXPECT_EQ(f.Of(1).tokens, Fixture::Expected({1, 2, 3}, Fixture::Params(60)));
+}
+
 TEST(TargetEngine, LetsGoOfASourceThatIsDetached) {
   Fixture f({.lookahead = 4});
   bool lost = false;

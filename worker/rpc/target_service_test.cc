@@ -218,7 +218,8 @@ std::pair<std::vector<TokenId>, v1::Usage> Generate(uint64_t draft_seed, float t
     while (target.drafts->num_connected() == 0) std::this_thread::yield();
   }
   Router router(target);
-  router.Send(SubmitOf(1, kPrompt, 60, temperature));
+  // Long enough that the draft worker has caught up before the end, on a loaded machine too.
+  router.Send(SubmitOf(1, kPrompt, 480, temperature));
   const Heard& lane = router.AwaitEnd(1);
   EXPECT_TRUE(lane.finished);
   return {lane.tokens, lane.finished ? lane.finished->usage() : v1::Usage()};
@@ -248,8 +249,8 @@ TEST(TargetService, SurvivesTheLossOfItsDraftWorker) {
   target.drafts->ConnectTo(draft->server->address());
   while (target.drafts->num_connected() == 0) std::this_thread::yield();
   Router router(target);
-  router.Send(SubmitOf(1, kPrompt, 60));
-  while (router.heard[{1, 0}].tokens.size() < 10) ASSERT_TRUE(router.Read());
+  router.Send(SubmitOf(1, kPrompt, 480));
+  while (router.heard[{1, 0}].tokens.size() < 40) ASSERT_TRUE(router.Read());
   draft.reset();
   EXPECT_EQ(router.AwaitEnd(1).tokens, plain);
   EXPECT_TRUE((router.heard[{1, 0}].finished));
