@@ -332,6 +332,7 @@ void Scheduler::ExpireDeadlines(TimePoint now) {
 // prompts. What is left is for Admit.
 void Scheduler::ShareTokens(TimePoint now) {
   num_tokens_left_ = options_.max_step_tokens;
+  int num_waiting = 0;
   bool has_prompt = !waiting_.empty() && num_running() < max_running_;
   for (Entry* entry : running_) {
     entry->step_tokens = entry->step_lookahead = 0;
@@ -341,6 +342,7 @@ void Scheduler::ShareTokens(TimePoint now) {
     if (WaitsForResult(*entry)) continue;
     if (WaitsForDraft(*entry) && now < entry->grant.wait_until) {
       if (!entry->waiting_since.has_value()) entry->waiting_since = now;
+      ++num_waiting;
       continue;
     }
     entry->step_tokens = 1;
@@ -358,9 +360,27 @@ void Scheduler::ShareTokens(TimePoint now) {
     num_draft_tokens_left -= entry->step_lookahead;
     num_tokens_left_ -= entry->step_lookahead;
   }
+  if (!has_prompt && Holds(num_waiting, now)) {
+    for (Entry* entry : running_) entry->step_tokens = 0;
+    return;
+  }
+  hold_until_.reset();
   for (Entry* entry : running_) {
     if (entry->NumTokensToPlan() > 1) TakeTokens(*entry);
   }
+}
+
+// Whether the step is put off so that drafted sequences go together with those whose drafts are still awaited.
+bool Scheduler::Holds(int num_waiting, TimePoint now) {
+  int num_rows = 0;
+  for (const Entry* entry : running_) {
+    if (entry->step_tokens == 0) continue;
+    if (entry->step_lookahead == 0) return false;
+    num_rows += 1 + entry->step_lookahead;
+  }
+  if (num_waiting == 0 || num_rows == 0) return false;
+  if (!hold_until_.has_value()) hold_until_ = now + FromMillis(kHoldShare * decode_cost_.EstimateMs(num_rows));
+  return now < *hold_until_;
 }
 
 // As many of the tokens left as the sequence lacks; a draft after its last one if there is room.
@@ -630,6 +650,7 @@ std::vector<SequenceUpdate> Scheduler::TakeUpdates() { return std::exchange(upda
 
 TimePoint Scheduler::NextDeadline() const {
   TimePoint next = deadlines_.empty() ? TimePoint::max() : deadlines_.begin()->first;
+  if (hold_until_.has_value()) next = std::min(next, *hold_until_);
   for (const Entry* entry : running_) {
     if (WaitsForDraft(*entry)) next = std::min(next, entry->grant.wait_until);
   }

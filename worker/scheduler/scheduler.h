@@ -5,6 +5,10 @@
 // its next token one row, then draft rows, then prompt chunks in order of arrival, then admits waiting sequences. When
 // blocks run out, drafts are dropped, then the latest arrival is preempted; it waits at its old place.
 //
+// A sequence may wait for its draft, as long as its grant says; others go on without it. Only sequences whose drafts
+// are there wait for those that still wait, if nothing else is to be computed, and for kHoldShare of their step's time
+// at most: a step of half the batch takes nearly as long as one of all.
+//
 // A step's tokens are bounded by max_step_tokens and by what is measured to last step_time_ms_max; the oldest prompt
 // always gets kPromptTokensMin.
 //
@@ -32,6 +36,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
@@ -81,6 +86,7 @@ class Scheduler {
  public:
   // A prompt gets at least so many tokens a step, however long steps last: enough for progress, little beside a batch.
   static constexpr int kPromptTokensMin = 16;
+  static constexpr double kHoldShare = 0.5;
   static constexpr int kMaxLanes = 128;
   // Drafts kept beside a sequence; the oldest goes.
   static constexpr int kMaxPaths = 4;
@@ -166,6 +172,7 @@ class Scheduler {
   // Parts of PlanStep, in order.
   void ShareTokens(TimePoint now);
   void TakeTokens(Entry& entry);
+  bool Holds(int num_waiting, TimePoint now);
   bool ReserveOrPreempt(Entry& entry);
   void Preempt(Entry& entry);
   void Admit(Outstanding& step, TimePoint now);
@@ -189,7 +196,8 @@ class Scheduler {
   std::vector<SequenceUpdate> updates_;
   std::array<std::unique_ptr<Outstanding>, 2> steps_;  // the oldest outstanding first
   int num_outstanding_ = 0;
-  int num_tokens_left_ = 0;  // of the step being planned
+  std::optional<TimePoint> hold_until_;  // drafted sequences wait for others
+  int num_tokens_left_ = 0;              // of the step being planned
   TimePoint last_applied_{};
   uint64_t last_sequence_ = 0;
   uint64_t last_step_ = 0;

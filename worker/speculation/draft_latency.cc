@@ -23,8 +23,8 @@ void DraftLatency::Observe(int lookahead, int num_sequences, double milliseconds
 
 double DraftLatency::EstimateMs(int lookahead, int num_sequences, TimePoint now) const {
   const int group = GroupOf(num_sequences);
-  // Nearest group first, then nearest lookahead. A draft of k tokens is k draft steps and about one of overhead; a
-  // draft step of twice the sequences costs about half as much again (measured curves of small models on CPUs).
+  // Nearest group first, then nearest lookahead. A draft of k tokens is k draft steps and about one of overhead. Half
+  // as many sequences take less time, more are hoped to take no longer: what is not tried is not known.
   const Average* best = nullptr;
   double best_distance = 0, best_scale = 1;
   for (int g = 0; g < kNumGroups; ++g) {
@@ -35,7 +35,7 @@ double DraftLatency::EstimateMs(int lookahead, int num_sequences, TimePoint now)
       if (best != nullptr && distance >= best_distance) continue;
       best = &average;
       best_distance = distance;
-      best_scale = (1.0 + lookahead) / (1.0 + k) * std::pow(1.5, group - g);
+      best_scale = (1.0 + lookahead) / (1.0 + k) * (g > group ? std::pow(1.5, group - g) : 1.0);
     }
   }
   if (best == nullptr) return 0;

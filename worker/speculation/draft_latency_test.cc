@@ -15,7 +15,13 @@ TEST(DraftLatency, AveragesWhatWasMeasuredAndScalesTheRest) {
   EXPECT_NEAR(latency.EstimateMs(4, 1, At(0)), 10, 1e-9);
   EXPECT_NEAR(latency.EstimateMs(2, 1, At(0)), 6, 1e-9);
   EXPECT_NEAR(latency.EstimateMs(9, 1, At(0)), 20, 1e-9);
-  EXPECT_GT(latency.EstimateMs(4, 16, At(0)), 20);
+  EXPECT_NEAR(latency.EstimateMs(4, 16, At(0)), 10, 1e-9);
+}
+
+TEST(DraftLatency, FewerSequencesAreExpectedToTakeLess) {
+  DraftLatency latency;
+  latency.Observe(4, 16, 100, At(0));
+  EXPECT_LT(latency.EstimateMs(4, 1, At(0)), 25);
 }
 
 TEST(DraftLatency, KnowsGroupsOfSequencesApart) {

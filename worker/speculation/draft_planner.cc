@@ -10,7 +10,7 @@ namespace {
 
 // A source that lacks more committed tokens than this is not caught up: reading them takes it longer than a draft.
 constexpr int kCaughtUpTokens = 32;
-// A source has proved itself after so many rounds: then sequences catch up with it all at once.
+// A source has proved itself after so many rounds: then sequences catch up with it all at once, before that an eighth.
 constexpr int kProvingRounds = 16;
 // Tokens asked from the in-process source; more are rarely accepted.
 constexpr int kInProcessLookahead = 8;
@@ -256,7 +256,8 @@ void DraftPlanner::DecideAuto(std::vector<Row>& rows, int num_other_rows, const 
                                           : options_.draft_wait_ms_max;
   std::vector<LookaheadCandidate> candidates;
   LookaheadBatch batch{.num_other_rows = num_other_rows, .cost = &decode_cost, .wait_ms_max = wait_ms_max};
-  int num_waiting = 0;
+  std::vector<bool> caught_up;
+  int num_waiting = 0, num_caught_up = 0;
   const Source* latest_worker = nullptr;
   for (Row& row : rows) {
     LookaheadCandidate& candidate = candidates.emplace_back();
@@ -272,23 +273,45 @@ void DraftPlanner::DecideAuto(std::vector<Row>& rows, int num_other_rows, const 
     } else {
       candidate.lookahead_max = 0;
     }
-    num_waiting += candidate.waits && candidate.lookahead_max > 0;
+    if (candidate.waits && candidate.lookahead_max > 0) {
+      ++num_waiting;
+      caught_up.push_back(IsCaughtUp(row, row.drafted->worker));
+      num_caught_up += caught_up.back();
+    } else {
+      caught_up.push_back(false);
+    }
     if (candidate.waits && worker != nullptr) latest_worker = worker;
   }
+  // What would be best if all were caught up says who should be; what is best as things are says who waits now.
   batch.candidates = candidates;
-  for (int k = 1; latest_worker != nullptr && k <= kMaxLookahead; ++k) {
-    batch.latency_ms[k] = latest_worker->latency.EstimateMs(k, num_waiting, now);
+  const auto choose = [&](int num_sequences) {
+    for (int k = 1; latest_worker != nullptr && k <= kMaxLookahead; ++k) {
+      batch.latency_ms[k] = latest_worker->latency.EstimateMs(k, std::max(1, num_sequences), now);
+    }
+    return ChooseLookaheads(batch);
+  };
+  const LookaheadChoice best = choose(num_waiting);
+  LookaheadChoice choice = best;
+  if (num_caught_up < num_waiting) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (candidates[i].waits && !caught_up[i]) candidates[i].lookahead_max = 0;
+    }
+    choice = choose(num_caught_up);
   }
-  const LookaheadChoice choice = ChooseLookaheads(batch);
-
   for (size_t i = 0; i < rows.size(); ++i) {
     Row& row = rows[i];
-    row.grant.lookahead = choice.lookaheads[i];
-    if (row.grant.lookahead == 0 || !candidates[i].waits) continue;
+    if (!candidates[i].waits || caught_up[i]) {
+      row.grant.lookahead = choice.lookaheads[i];
+      if (row.grant.lookahead > 0 && candidates[i].waits) {
+        AskWorker(row, choice.asks[i], num_caught_up, FromMillis(wait_ms_max), now);
+      }
+      continue;
+    }
+    row.grant.lookahead = best.lookaheads[i];
+    if (row.grant.lookahead == 0) continue;
     const Source& worker = *sources_[row.drafted->worker];
-    const bool may_catch_up = worker.num_rounds >= kProvingRounds || worker.num_catching_up == 0;
-    if (!IsCaughtUp(row, row.drafted->worker) && !may_catch_up) continue;
-    AskWorker(row, choice.asks[i], num_waiting, FromMillis(wait_ms_max), now);
+    const int num_at_once = worker.num_rounds >= kProvingRounds ? num_waiting : std::max(1, num_waiting / 8);
+    if (worker.num_catching_up < num_at_once) AskWorker(row, best.asks[i], 1, FromMillis(wait_ms_max), now);
   }
 }
 
@@ -346,8 +369,8 @@ void DraftPlanner::Take(DraftSourceId id, FindSequence find, TimePoint now, Draf
     }
     Drafted& drafted = *found->second;
     View& view = drafted.at(id);
-    const DraftSession::Verdict verdict =
-        view.session.Judge(proposal.epoch, proposal.path, sequence->tokens(), options_.vocab_size, now);
+    const DraftSession::Verdict verdict = view.session.Judge(proposal.epoch, proposal.path, sequence->tokens(),
+                                                             options_.vocab_size, std::min(proposal.arrived, now));
     if (verdict.answers) {
       ++stats_.num_answers;
       if (view.catching_up) {

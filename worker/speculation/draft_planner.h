@@ -5,8 +5,8 @@
 // Fixed lookahead: every sequence that may draft asks its draft worker (or, while none is there or it has not caught
 // up, the in-process source) for so many tokens, and waits at most draft_wait_ms_max. Auto: LookaheadPolicy chooses by
 // what is measured; waits are also bounded by draft_wait_ratio of a plain step. With none chosen a source is not spoken
-// to at all; it catches up with one longer commit when it is asked again. While a source has yet to prove itself, one
-// sequence at a time catches up with it.
+// to at all; it catches up with one longer commit when it is asked again. While a source has yet to prove itself, few
+// sequences at a time catch up with it.
 //
 // Only a source that is caught up and answers in time is waited for; every sequence of a turn that waits asks for the
 // same number of tokens, so that drafts come together and steps stay whole.

@@ -54,7 +54,7 @@ void DraftSession::Lose() {
 }
 
 DraftSession::Verdict DraftSession::Judge(uint32_t epoch, const DraftPath& path, absl::Span<const TokenId> committed,
-                                          int vocab_size, TimePoint now) {
+                                          int vocab_size, TimePoint arrived) {
   Verdict verdict;
   if (!open_ || epoch != epoch_) {
     verdict.dropped = DropReason::kStaleEpoch;
@@ -63,7 +63,7 @@ DraftSession::Verdict DraftSession::Judge(uint32_t epoch, const DraftPath& path,
   // Whatever is said of the latest position told, good or bad, is the answer.
   if (asked_ && path.base_position == num_told_) {
     verdict.answers = true;
-    verdict.latency = now - told_at_;
+    verdict.latency = std::max(Duration::zero(), arrived - told_at_);
     verdict.lookahead = asked_lookahead_;
     verdict.num_new_tokens = asked_new_tokens_;
     asked_ = false;

@@ -64,13 +64,13 @@ class DraftSession {
   struct Verdict {
     std::optional<DropReason> dropped;  // empty: usable, or an answer without tokens
     bool answers = false;               // the request; nothing more will come of it
-    Duration latency{};                 // of the answer: since it was asked
+    Duration latency{};                 // of the answer: from asking to arrival
     int lookahead = 0;                  // that was asked
     int num_new_tokens = 0;             // that came with the request
   };
-  // Judges a proposal for a sequence whose committed tokens are `committed`.
+  // Judges a proposal that arrived then, for a sequence whose committed tokens are `committed`.
   Verdict Judge(uint32_t epoch, const DraftPath& path, absl::Span<const TokenId> committed, int vocab_size,
-                TimePoint now);
+                TimePoint arrived);
 
  private:
   // A request is given up after so long, and so much a token that came with it (a draft model reads a prompt at a few

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "base/clock.h"
 #include "base/ids.h"
 #include "worker/sequence/sampling_params.h"
 #include "worker/step/step_plan.h"
@@ -36,6 +37,8 @@ class DraftSource {
     SequenceId sequence;
     uint32_t epoch = 0;
     DraftPath path;
+    // When it came in, on the engine's clock; unset: when it is taken. An engine in the middle of a step looks late.
+    TimePoint arrived = TimePoint::max();
   };
 
   virtual ~DraftSource() = default;

@@ -34,7 +34,7 @@ LookaheadChoice ChooseLookaheads(const LookaheadBatch& batch) {
   Sums waiting, free;
   for (const LookaheadCandidate& candidate : batch.candidates) {
     Sums& sums = candidate.waits ? waiting : free;
-    ++sums.count;
+    sums.count += candidate.lookahead_max > 0;
     double chance = 1, expected = 0;
     int k = 0;
     for (int i = 0; i < kGridSize; ++i) {
@@ -45,14 +45,20 @@ LookaheadChoice ChooseLookaheads(const LookaheadBatch& batch) {
   }
 
   const int num_plain_rows = num_candidates + batch.num_other_rows;
+  const int num_unwaiting = num_plain_rows - waiting.count;
   // Rows beyond those measured are hoped to be free, but only twice as many are tried.
   const int most_rows = std::max(num_plain_rows, batch.cost->most_rows());
   const int num_rows_max = 2 * most_rows + kRowsFirstTried;
   const auto value = [&](int i, int j) {
-    const double wait_ms = i == 0 ? 0 : batch.latency_ms[kGrid[i]];
     const int num_rows = num_plain_rows + waiting.rows[i] + free.rows[j];
-    const double step_ms = batch.cost->EstimateMs(std::min(num_rows, most_rows));
-    return (num_plain_rows + waiting.accepted[i] + free.accepted[j]) / (wait_ms + std::max(step_ms, 1e-6));
+    const double step_ms = std::max(batch.cost->EstimateMs(std::min(num_rows, most_rows)), 1e-6);
+    const double tokens = num_plain_rows + waiting.accepted[i] + free.accepted[j];
+    if (i == 0) return tokens / step_ms;
+    const double wait_ms = batch.latency_ms[kGrid[i]];
+    if (num_unwaiting == 0) return tokens / (wait_ms + step_ms);
+    // Those that do not wait run a step of their own meanwhile.
+    const double other_ms = batch.cost->EstimateMs(std::min(num_unwaiting + free.rows[j], most_rows));
+    return (tokens + num_unwaiting + free.accepted[j]) / (std::max(wait_ms, other_ms) + step_ms);
   };
   choice.tokens_per_ms = choice.tokens_per_ms_plain = value(0, 0);
   int best_waiting = 0, best_free = 0;
@@ -71,7 +77,8 @@ LookaheadChoice ChooseLookaheads(const LookaheadBatch& batch) {
 
   // A row pays if its chance is worth more than the batch's tokens in the time it takes.
   const int num_rows = num_plain_rows + waiting.rows[best_waiting] + free.rows[best_free];
-  const double row_ms = batch.cost->EstimateMs(num_rows + 1) - batch.cost->EstimateMs(num_rows);
+  const double row_ms =
+      batch.cost->EstimateMs(std::min(num_rows + 1, most_rows)) - batch.cost->EstimateMs(std::min(num_rows, most_rows));
   const double chance_min = std::max(0.0, row_ms) * choice.tokens_per_ms;
   for (int c = 0; c < num_candidates; ++c) {
     const LookaheadCandidate& candidate = batch.candidates[c];
