@@ -143,7 +143,7 @@ void Stay::Read() {
     ended_ = status;
     changed_.NotifyAll();
     if (running_ == nullptr || finished_) return;
-    reason = std::string(status.message());
+    reason = absl::StrCat("the stream to the leader ended: ", status.message());
     running_->Abort(reason.c_str());
     const TimePoint deadline = std::chrono::steady_clock::now() + kFollowerGrace;
     while (!finished_) {

@@ -269,7 +269,7 @@ TEST(GroupRpc, AFollowerStuckInAStepWhenTheEpochEndsIsReported) {
   begun.get_future().wait();
   leader.group().Stop();
   thread.join();
-  EXPECT_EQ(reason, "the leader has stopped");
+  EXPECT_EQ(reason, "the stream to the leader ended: the leader has stopped");
 }
 
 TEST(GroupRpc, AFollowerWhoseBackendCanNotBeMadeEndsTheEpoch) {
