@@ -22,12 +22,26 @@ constexpr char kTargetModel[] = "SmolLM2-135M-Instruct.Q4_1.gguf";
 // Margins below this may be decided by rounding (the goldens' README).
 constexpr double kNearTie = 0.02;
 
+// Steps whose golden token is argmax in llama.cpp on the same file, forced along the goldens: 97.04 %. Measured with
+// xllamacpp 2026.10.11549 on the CPU (AVX-512), F16 KV, one sequence.
+constexpr int kLlamaCppAgreed = 1213;
+constexpr int kNumSteps = 1250;
+
 struct Golden {
   std::string prompt;
   std::vector<TokenId> prompt_ids;
   std::vector<TokenId> output_ids;
   std::vector<double> margins;
 };
+
+// Sanitizers make the passes ten times as slow; a few goldens run all the code there is.
+#ifdef OUTRIDER_SANITIZED
+constexpr size_t kReferenceGoldens = 1;
+constexpr bool kSanitized = true;
+#else
+constexpr size_t kReferenceGoldens = 20;
+constexpr bool kSanitized = false;
+#endif
 
 std::vector<Golden> ReadGoldens() {
   std::ifstream file(kGoldens);
@@ -116,8 +130,9 @@ TEST(Goldens, ReferenceGivesTheGoldenIdsUpToNearTies) {
   SKIP_WITHOUT_MODEL(path);
   const auto group = Load(path, Numerics::kReference);
   ASSERT_NE(group, nullptr);
-  const std::vector<Golden> goldens = ReadGoldens();
+  std::vector<Golden> goldens = ReadGoldens();
   ASSERT_EQ(goldens.size(), 20);
+  goldens.resize(kReferenceGoldens);
   int num_whole = 0;
   double margin_error_max = 0;
   for (size_t i = 0; i < goldens.size(); ++i) {
@@ -145,14 +160,17 @@ TEST(Goldens, ReferenceGivesTheGoldenIdsUpToNearTies) {
 TEST(Goldens, InvariantFollowsTheGoldenPaths) {
   const std::string path = TargetModelPath();
   SKIP_WITHOUT_MODEL(path);
+  if (kSanitized) GTEST_SKIP() << "a matter of arithmetic, not of memory";
   const std::vector<Golden> goldens = ReadGoldens();
   for (const int world_size : {1, 2, 3}) {
     const auto group = Load(path, Numerics::kInvariant, world_size);
     ASSERT_NE(group, nullptr);
     const Agreement agreement = ForcedAgreement(*group, goldens);
-    std::printf("invariant over %d ranks: golden token is argmax on %d of %d steps, %.2f %%\n", world_size,
-                agreement.agreed, agreement.steps, agreement.percent());
-    EXPECT_GT(agreement.percent(), 95.0);
+    std::printf("invariant over %d ranks: golden token is argmax on %d of %d steps, %.2f %%; llama.cpp: %d, %.2f %%\n",
+                world_size, agreement.agreed, agreement.steps, agreement.percent(), kLlamaCppAgreed,
+                100.0 * kLlamaCppAgreed / kNumSteps);
+    EXPECT_EQ(agreement.steps, kNumSteps);
+    EXPECT_GE(agreement.percent(), 100.0 * kLlamaCppAgreed / kNumSteps - 1.0);
   }
 }
 
