@@ -1,5 +1,6 @@
 #include "worker/model/loaded_model.h"
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 

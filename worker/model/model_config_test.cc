@@ -1,5 +1,7 @@
 #include "worker/model/model_config.h"
 
+#include <cmath>
+
 #include "absl/strings/match.h"
 #include "gtest/gtest.h"
 #include "text/tokenizer.h"

@@ -11,6 +11,8 @@
 // Hot path: buffers are sized for max_step_tokens when it is made; a step allocates its result and, in each layer,
 // attention's work list (allocation_test).
 //
+// An end of a sequence that is not known here is no error: there is nothing to forget.
+//
 // Thread safety: none; one thread submits and collects. All ranks must be given the same plans.
 #pragma once
 
