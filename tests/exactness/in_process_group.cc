@@ -72,8 +72,7 @@ GroupOutcome RunGroup(const RankedModel& model, const GroupSettings& settings, c
       while (num_submitted < requests.size() && (all_at_once || num_live == 0)) {
         const Request& request = requests[num_submitted];
         outcome.ids[num_submitted].resize(request.lanes.size());
-        EXPECT_TRUE(
-            engine.inbox().Post(SubmitEvent{stream, RequestId(num_submitted + 1), request, clock.Now()}).ok());
+        EXPECT_TRUE(engine.inbox().Post(SubmitEvent{stream, RequestId(num_submitted + 1), request, clock.Now()}).ok());
         ++num_submitted;
         num_live += request.lanes.size();
       }
