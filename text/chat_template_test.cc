@@ -389,7 +389,8 @@ TEST(ChatTemplate, TruncatedAndChangedTemplatesOfModelsNeitherCrashNorHang) {
   std::mt19937_64 random(TestSeed(11));
   ChatTemplateInput input;
   input.messages = Json::parse(
-      R"([{"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])");
+      R"([{"role": "system", "content": "s"}, {"role": "user", "content": "a"},
+          {"role": "assistant", "content": "b"}])");
   ChatTemplateLimits limits;
   limits.max_steps = 20000;
   limits.max_value_bytes = 1 << 20;

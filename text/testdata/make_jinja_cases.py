@@ -497,21 +497,43 @@ add_all('syntax', [
 # --- chat templates of models
 TEMPLATES = {file: open(file, encoding="utf-8", newline="").read()
              for file in (f"{model}_chat_template.jinja" for model in ("smollm2", "llama3", "qwen3", "gemma3"))}
-TOOLS = [{"type": "function", "function": {"name": "get_weather", "description": "Wetter für eine Stadt", "parameters": {
-    "type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer", "default": 3}}, "required": ["city"]}}}]
-CHATS = {
-    "one turn": [{"role": "user", "content": "Hi there"}],
-    "system": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "  What is 2+2?\n"}],
-    "turns": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "ç 😀 {{ x }}"}],
-    "system turns": [{"role": "system", "content": "S"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}],
-    "thinking": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>\nhmm\n</think>\n\nb"}, {"role": "user", "content": "c"}, {"role": "assistant", "content": "<think>\nmore\n</think>\n\nd"}],
-    "reasoning": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning_content": "why"}],
-    "wrong order": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}],
-    "parts": [{"role": "user", "content": [{"type": "text", "text": " look "}, {"type": "image"}, {"type": "text", "text": "there"}]}],
-    "number": [{"role": "user", "content": 5}],
-    "tool call": [{"role": "user", "content": "weather?"}, {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Zürich"}}}]}, {"role": "tool", "content": "{\"t\": 5}"}, {"role": "tool", "content": "x"}, {"role": "user", "content": "thanks"}],
-    "empty": [],
-}
+TOOLS = [{'type': 'function',
+  'function': {'name': 'get_weather',
+               'description': 'Wetter für eine Stadt',
+               'parameters': {'type': 'object',
+                              'properties': {'city': {'type': 'string'},
+                                             'days': {'type': 'integer', 'default': 3}},
+                              'required': ['city']}}}]
+CHATS = {'one turn': [{'role': 'user', 'content': 'Hi there'}],
+ 'system': [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': '  What is 2+2?\n'}],
+ 'turns': [{'role': 'user', 'content': 'a'},
+           {'role': 'assistant', 'content': 'b'},
+           {'role': 'user', 'content': 'ç 😀 {{ x }}'}],
+ 'system turns': [{'role': 'system', 'content': 'S'},
+                  {'role': 'user', 'content': 'a'},
+                  {'role': 'assistant', 'content': 'b'},
+                  {'role': 'user', 'content': 'c'}],
+ 'thinking': [{'role': 'user', 'content': 'a'},
+              {'role': 'assistant', 'content': '<think>\nhmm\n</think>\n\nb'},
+              {'role': 'user', 'content': 'c'},
+              {'role': 'assistant', 'content': '<think>\nmore\n</think>\n\nd'}],
+ 'reasoning': [{'role': 'user', 'content': 'a'},
+               {'role': 'assistant', 'content': 'b', 'reasoning_content': 'why'}],
+ 'wrong order': [{'role': 'assistant', 'content': 'a'}, {'role': 'user', 'content': 'b'}],
+ 'parts': [{'role': 'user',
+            'content': [{'type': 'text', 'text': ' look '},
+                        {'type': 'image'},
+                        {'type': 'text', 'text': 'there'}]}],
+ 'number': [{'role': 'user', 'content': 5}],
+ 'tool call': [{'role': 'user', 'content': 'weather?'},
+               {'role': 'assistant',
+                'content': '',
+                'tool_calls': [{'type': 'function',
+                                'function': {'name': 'get_weather', 'arguments': {'city': 'Zürich'}}}]},
+               {'role': 'tool', 'content': '{"t": 5}'},
+               {'role': 'tool', 'content': 'x'},
+               {'role': 'user', 'content': 'thanks'}],
+ 'empty': []}
 for file, template in TEMPLATES.items():
     model = file.split("_")[0]
     for chat, messages in CHATS.items():
