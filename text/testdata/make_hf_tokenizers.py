@@ -4,9 +4,9 @@
 usage: make_hf_tokenizers.py NAME TOKENIZER_JSON TOKENIZER_CONFIG_JSON ENCODINGS_JSON, in this folder.
 
 Writes NAME_tokenizer.json, NAME_tokenizer_config.json (without the chat template) and NAME_encodings.json.
-ENCODINGS_JSON is a list of {text, ids, decoded, decoded_skip} by Hugging Face tokenizers 0.23.3. Every merge that BPE applies makes a
-part of a token of the result, and a merge that is never applied changes nothing by being absent: so the tokens of the
-results, all that merges make them from, and the single bytes suffice.
+ENCODINGS_JSON is a list of {text, ids, decoded, decoded_skip} by Hugging Face tokenizers 0.23.3. Every merge that BPE
+applies makes a part of a token of the result, and a merge that is never applied changes nothing by being absent: so
+the tokens of the results, all that merges make them from, and the single bytes suffice.
 """
 import json
 import sys
