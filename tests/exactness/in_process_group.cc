@@ -61,9 +61,10 @@ GroupOutcome RunGroup(const RankedModel& model, const GroupSettings& settings, c
                          .max_step_tokens = settings.max_step_tokens};
     options.drafts = {.vocab_size = options.scheduler.vocab_size, .lookahead = settings.lookahead};
     options.ngram_draft = settings.ngram_draft;
-    TargetEngine engine(options, backend, clock, metrics);
+    Inbox inbox(/*max_waiting_lanes=*/1024);
+    TargetEngine engine(options, inbox, backend, clock, metrics);
     if (source != nullptr) {
-      EXPECT_TRUE(engine.inbox().Post(AttachSourceEvent{"test", std::move(source)}).ok());
+      EXPECT_TRUE(inbox.Post(AttachSourceEvent{"test", std::move(source)}).ok());
     }
     const auto stream = std::make_shared<TokenStream>(1 << 16, [] {});
     size_t num_submitted = 0, num_live = 0;
@@ -72,7 +73,7 @@ GroupOutcome RunGroup(const RankedModel& model, const GroupSettings& settings, c
       while (num_submitted < requests.size() && (all_at_once || num_live == 0)) {
         const Request& request = requests[num_submitted];
         outcome.ids[num_submitted].resize(request.lanes.size());
-        EXPECT_TRUE(engine.inbox().Post(SubmitEvent{stream, RequestId(num_submitted + 1), request, clock.Now()}).ok());
+        EXPECT_TRUE(inbox.Post(SubmitEvent{stream, RequestId(num_submitted + 1), request, clock.Now()}).ok());
         ++num_submitted;
         num_live += request.lanes.size();
       }
@@ -101,7 +102,7 @@ GroupOutcome RunGroup(const RankedModel& model, const GroupSettings& settings, c
           ADD_FAILURE() << std::get<FailedEvent>(event.event).status.message();
         }
       }
-      if (!*busy && events.empty() && num_live > 0) engine.inbox().WaitUntil(engine.NextDeadline());
+      if (!*busy && events.empty() && num_live > 0) inbox.WaitUntil(engine.NextDeadline());
     }
     EXPECT_EQ(engine.load().kv_used_ratio, 0);
     outcome.stats = engine.scheduler().stats();
