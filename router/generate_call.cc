@@ -348,8 +348,8 @@ void GenerateCall::Flush() {
       started.set_numerics_id(numerics_id_);
       started.set_model(model_->name);
       write_in_flight_ = true;
-      // The first delta follows at once: let both travel together.
-      StartWrite(&response_, grpc::WriteOptions().set_buffer_hint());
+      // Without a buffer hint: a write that is held back is not done either, and nothing would follow to push it out.
+      StartWrite(&response_);
       return;
     }
     relay_->TakeNext(&event_);
