@@ -46,18 +46,24 @@ LookaheadChoice ChooseLookaheads(const LookaheadBatch& batch) {
 
   const int num_plain_rows = num_candidates + batch.num_other_rows;
   const int num_unwaiting = num_plain_rows - waiting.count;
-  // Rows beyond those measured are hoped to be free, but only twice as many are tried.
+  // Twice as many rows as were measured are tried. While no step of twice the plain rows was, more are hoped to be
+  // free.
   const int most_rows = std::max(num_plain_rows, batch.cost->most_rows());
   const int num_rows_max = 2 * most_rows + kRowsFirstTried;
+  const int num_priced_rows = most_rows >= 2 * num_plain_rows ? num_rows_max : most_rows;
+  // Before anything was measured a step is taken to last as long as a draft may be waited for.
+  const auto cost_ms = [&](int num_rows) {
+    return batch.cost->known() ? batch.cost->EstimateMs(std::min(num_rows, num_priced_rows)) : batch.wait_ms_max;
+  };
   const auto value = [&](int i, int j) {
     const int num_rows = num_plain_rows + waiting.rows[i] + free.rows[j];
-    const double step_ms = std::max(batch.cost->EstimateMs(std::min(num_rows, most_rows)), 1e-6);
+    const double step_ms = std::max(cost_ms(num_rows), 1e-6);
     const double tokens = num_plain_rows + waiting.accepted[i] + free.accepted[j];
     if (i == 0) return tokens / step_ms;
     const double wait_ms = batch.latency_ms[kGrid[i]];
     if (num_unwaiting == 0) return tokens / (wait_ms + step_ms);
     // Those that do not wait run a step of their own meanwhile.
-    const double other_ms = batch.cost->EstimateMs(std::min(num_unwaiting + free.rows[j], most_rows));
+    const double other_ms = cost_ms(num_unwaiting + free.rows[j]);
     return (tokens + num_unwaiting + free.accepted[j]) / (std::max(wait_ms, other_ms) + step_ms);
   };
   choice.tokens_per_ms = choice.tokens_per_ms_plain = value(0, 0);
@@ -77,8 +83,7 @@ LookaheadChoice ChooseLookaheads(const LookaheadBatch& batch) {
 
   // A row pays if its chance is worth more than the batch's tokens in the time it takes.
   const int num_rows = num_plain_rows + waiting.rows[best_waiting] + free.rows[best_free];
-  const double row_ms =
-      batch.cost->EstimateMs(std::min(num_rows + 1, most_rows)) - batch.cost->EstimateMs(std::min(num_rows, most_rows));
+  const double row_ms = cost_ms(num_rows + 1) - cost_ms(num_rows);
   const double chance_min = std::max(0.0, row_ms) * choice.tokens_per_ms;
   for (int c = 0; c < num_candidates; ++c) {
     const LookaheadCandidate& candidate = batch.candidates[c];

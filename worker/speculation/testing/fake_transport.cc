@@ -76,9 +76,9 @@ void FakeTransport::Answer(TestDrafter::Proposals proposals) {
     }
     for (int copies = Chance(options_.duplicate) ? 2 : 1; copies > 0; --copies) {
       At(last_back_, 0, [this, proposal] {
-      arrived_.push_back(proposal);
-      arrived_.back().arrived = now_;
-    });
+        arrived_.push_back(proposal);
+        arrived_.back().arrived = now_;
+      });
     }
   }
 }
