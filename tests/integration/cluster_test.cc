@@ -74,7 +74,7 @@ TEST(Cluster, GoesOnWithTheSameIdsWhenItsDraftWorkerIsKilled) {
   const auto cluster = StartCluster(TestCluster());
   ASSERT_NE(cluster, nullptr);
   const auto expected = Ids(Generate(*cluster, Requests(false, 0)));
-  const auto killed = ChildrenWith(cluster->pid(), {"draft"});
+  const auto killed = ChildrenWith(cluster->pid(), {"--worker-id="});
   ASSERT_EQ(killed.size(), 1);
   std::thread killer([&] { ::kill(killed[0], SIGKILL); });
   EXPECT_EQ(Ids(Generate(*cluster, Requests(true, 4), kNumPrompts)), expected);
