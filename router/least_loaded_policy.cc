@@ -26,6 +26,9 @@ RoutingDecision LeastLoadedPolicy::Choose(const ClusterSnapshot& cluster, const 
   for (size_t i = 0; i < cluster.groups.size(); ++i) {
     const GroupView& group = cluster.groups[i];
     if (!group.usable()) continue;
+    // Numbers first: strings are compared only for a group that would be chosen, or while there is none.
+    const std::tuple<bool, int64_t, int64_t> cost{group.suspect, group.num_tokens(), group.num_lanes()};
+    if (decision.group_index >= 0 && !(cost < best)) continue;
     if (!Fits(group, needs)) {
       if (decision.refusal == RoutingRefusal::kNotServing) decision.refusal = RoutingRefusal::kNoneFits;
       continue;
@@ -34,11 +37,8 @@ RoutingDecision LeastLoadedPolicy::Choose(const ClusterSnapshot& cluster, const 
       if (decision.group_index < 0) decision.refusal = RoutingRefusal::kAllBusy;
       continue;
     }
-    const std::tuple<bool, int64_t, int64_t> cost{group.suspect, group.num_tokens(), group.num_lanes()};
-    if (decision.group_index < 0 || cost < best) {
-      best = cost;
-      decision = {.group_index = static_cast<int>(i)};
-    }
+    best = cost;
+    decision = {.group_index = static_cast<int>(i)};
   }
   return decision;
 }
