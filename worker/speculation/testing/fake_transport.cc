@@ -68,7 +68,7 @@ void FakeTransport::Answer(TestDrafter::Proposals proposals) {
           proposal.epoch ^= 1;
           break;
         case 1:
-          proposal.path.base_position += noise % 3;
+          proposal.path.base_position ^= noise & 3;
           break;
         default:
           if (!proposal.path.tokens.empty()) proposal.path.tokens[random_() % proposal.path.tokens.size()] ^= noise;
