@@ -22,6 +22,13 @@ struct GroupLoad {
   int64_t num_tokens = 0;  // prompt tokens to compute and output tokens that may come
 };
 
+// What a group says of itself, for metrics; policies do not look at it.
+struct GroupUsage {
+  int sequences_running = 0;
+  int sequences_waiting = 0;
+  float kv_cache_used_ratio = 0;  // blocks of live sequences
+};
+
 struct GroupView {
   std::string id;
   uint64_t incarnation = 0;

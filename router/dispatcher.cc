@@ -279,6 +279,7 @@ absl::StatusOr<std::vector<DraftWorkerView>> Dispatcher::Heartbeat(const GroupRe
     for (const DraftWorkerView* worker : registry_.DraftWorkersOf(report.who.id)) draft_workers.push_back(*worker);
     if (!admission_.empty()) Wake();
   }
+  metrics_->GroupReported(report.who.id, report.usage);
   if (news == HeartbeatNews::kJoined) {
     LogInfo("target group ", report.who.id, " at ", report.who.address, ": model ", report.model.model,
             ", numerics_id ", report.numerics_id);

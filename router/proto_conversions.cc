@@ -219,7 +219,10 @@ GroupReport ToGroupReport(const v1::HeartbeatRequest& request) {
           .max_sequences = ToInt(status.max_sequences()),
           .serving = status.serving(),
           .load = {.num_lanes = int64_t{status.sequences_running()} + status.sequences_waiting(),
-                   .num_tokens = ToInt64(status.outstanding_tokens())}};
+                   .num_tokens = ToInt64(status.outstanding_tokens())},
+          .usage = {.sequences_running = ToInt(status.sequences_running()),
+                    .sequences_waiting = ToInt(status.sequences_waiting()),
+                    .kv_cache_used_ratio = status.kv_cache_used_ratio()}};
 }
 
 DraftWorkerReport ToDraftWorkerReport(const v1::HeartbeatRequest& request) {

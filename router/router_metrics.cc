@@ -19,7 +19,8 @@ Counter OutcomeCounter(MetricsRegistry& registry, const std::string& outcome) {
 }  // namespace
 
 RouterMetrics::RouterMetrics(MetricsRegistry& registry)
-    : other_requests_(OutcomeCounter(registry, "other")),
+    : registry_(registry),
+      other_requests_(OutcomeCounter(registry, "other")),
       request_seconds_(registry.AddHistogram("request_seconds", "Time of a Generate call.", LatencyBuckets())),
       queue_seconds_(registry.AddHistogram("request_queue_seconds", "Time in the router's queue.", LatencyBuckets())),
       first_token_seconds_(registry.AddHistogram(
@@ -73,6 +74,17 @@ void RouterMetrics::SetCluster(int num_groups, int num_groups_serving, int num_d
   groups_.Set(num_groups);
   groups_serving_.Set(num_groups_serving);
   draft_workers_.Set(num_draft_workers);
+}
+
+void RouterMetrics::GroupReported(const std::string& group_id, const GroupUsage& usage) {
+  const MetricLabels labels = {{"group", group_id}};
+  registry_.AddGauge("sequences_running", "Sequences a group computes, by its last heartbeat.", labels)
+      .Set(usage.sequences_running);
+  registry_.AddGauge("sequences_waiting", "Sequences that wait in a group, by its last heartbeat.", labels)
+      .Set(usage.sequences_waiting);
+  registry_
+      .AddGauge("kv_cache_used_ratio", "KV blocks of a group's live sequences, of all, by its last heartbeat.", labels)
+      .Set(usage.kv_cache_used_ratio);
 }
 
 }  // namespace outrider::router

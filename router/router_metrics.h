@@ -10,10 +10,12 @@
 
 #include <cstdint>
 #include <map>
+#include <string>
 
 #include "absl/status/status.h"
 #include "base/clock.h"
 #include "base/metrics.h"
+#include "router/cluster_snapshot.h"  // GroupUsage
 
 namespace outrider::router {
 
@@ -37,8 +39,11 @@ class RouterMetrics {
   void SetQueue(int num_requests, int64_t num_tokens);
   void SetRunning(int num_requests) { requests_running_.Set(num_requests); }
   void SetCluster(int num_groups, int num_groups_serving, int num_draft_workers);
+  // What a group's heartbeat told. Series are one a group that was ever registered.
+  void GroupReported(const std::string& group_id, const GroupUsage& usage);
 
  private:
+  MetricsRegistry& registry_;
   std::map<absl::StatusCode, Counter> requests_;
   Counter other_requests_;
   Histogram request_seconds_;

@@ -46,6 +46,7 @@ struct GroupReport {
   int max_sequences = 0;
   bool serving = false;
   GroupLoad load;  // lanes running and waiting, outstanding tokens; of all routers
+  GroupUsage usage;
 };
 
 struct DraftWorkerReport {
