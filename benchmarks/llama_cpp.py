@@ -31,8 +31,14 @@ print(json.dumps({"prompt_tokens_per_second": prompt_tokens / prompt_s, "decode_
 
 
 def run(command):
+    """The JSON object a command prints on standard output."""
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    return json.loads(done.stdout.decode().strip().splitlines()[-1])
+    return json.loads(done.stdout.decode())
+
+
+def run_engine(engine, model, threads, prompt_tokens, decode_tokens):
+    report = run([engine, model, "--threads", threads, "--prompt", prompt_tokens, "--steps", decode_tokens])
+    return {name + "_tokens_per_second": report[name]["tokens_per_second"] for name in ("prompt", "decode")}
 
 
 def spread(values):
@@ -56,8 +62,7 @@ def main():
     names = ("prompt_tokens_per_second", "decode_tokens_per_second")
     ours, theirs = [], []
     for _ in range(flags.repeats):
-        ours.append(run([flags.engine, "--model", flags.model, "--threads", size[0], "--prompt-tokens", size[1],
-                         "--decode-tokens", size[2], "--rows", "1", "--repeats", "1"]))
+        ours.append(run_engine(flags.engine, flags.model, *size))
         theirs.append(run([flags.python, "-c", PEER, flags.model] + size))
     report = {"bench": "llama_cpp", "threads": flags.threads, "repeats": flags.repeats,
               "prompt_tokens": flags.prompt_tokens, "decode_tokens": flags.decode_tokens}
