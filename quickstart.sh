@@ -28,7 +28,8 @@ deploy/setup.sh packages
 step "2/4 model"
 deploy/setup.sh model
 step "3/4 build (about ten minutes the first time on two cores, seconds after)"
-bazel build --show_progress --show_progress_rate_limit=5 --color=no --curses=no //:outrider >&2 2> >(grep --line-buffered -E '^\[|ERROR|error:|FAILED' | tail -f -n +1 >&2)
+bazel build --show_progress --show_progress_rate_limit=5 --color=no --curses=no //:outrider 2>&1 |
+  { grep --line-buffered -E '^\[|^ERROR|error:|^INFO: Build completed' || true; } >&2
 binary=$(readlink -f bazel-bin/outrider)
 step "4/4 cluster: router, target rank 0, target rank 1, draft worker"
 
