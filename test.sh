@@ -30,15 +30,17 @@ status=0
 run_tests() {
   local log
   log=$(mktemp)
+  set +e  # the status of Bazel itself is wanted, not the pipeline's
   bazel test --keep_going --color=no --curses=no --show_progress --show_progress_rate_limit=20 "$@" 2>&1 | tee "$log" |
-    grep -vE '^(INFO: (From|Invocation|Analyzed|Found|Options|Reading)|Loading:|Analyzing:|linux-sandbox)|linux-sandbox' || true
+    grep -vE '^(INFO: (From|Invocation|Analyzed|Found|Options|Reading)|Loading:|Analyzing:|linux-sandbox)|linux-sandbox'
   local code=${PIPESTATUS[0]}
+  set -e
   local now_passed now_failed
   now_passed=$(grep -cE '^//\S+ +(\(cached\) )?PASSED' "$log" || true)
   now_failed=$(grep -cE '^//\S+ +(\(cached\) )?(FAILED|TIMEOUT|NO STATUS)' "$log" || true)
   passed=$((passed + now_passed))
   failed=$((failed + now_failed))
-  if [ "$code" != 0 ] || [ "$now_passed" = 0 ]; then
+  if [ "$code" != 0 ] || [ "$now_failed" != 0 ] || [ "$now_passed" = 0 ]; then
     status=1
     [ "$now_failed" -gt 0 ] || failed=$((failed + 1))
   fi
