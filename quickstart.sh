@@ -27,7 +27,7 @@ step "1/4 packages"
 deploy/setup.sh packages
 step "2/4 model"
 deploy/setup.sh model
-step "3/4 build (about ten minutes the first time on two cores, seconds after)"
+step "3/4 build (minutes the first time, seconds after)"
 bazel build --show_progress --show_progress_rate_limit=5 --color=no --curses=no //:outrider 2>&1 |
   { grep --line-buffered -E '^\[|^ERROR|error:|^INFO: Build completed' || true; } >&2
 binary=$(readlink -f bazel-bin/outrider)
