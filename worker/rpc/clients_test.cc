@@ -13,16 +13,12 @@
 #include "worker/rpc/grpc_draft_source.h"
 #include "worker/rpc/registration_client.h"
 #include "worker/rpc/rpc_server.h"
+#include "worker/rpc/testing/socket_address.h"
 
 namespace outrider {
 namespace {
 
 constexpr int kVocabSize = 1000;
-
-std::string SocketPath(const std::string& name) {
-  static int last = 0;
-  return "unix:" + testing::TempDir() + "/" + std::to_string(getpid()) + "-" + name + std::to_string(++last);
-}
 
 // A draft worker over a hash backend that can be started and ended at one address.
 class HashDraftWorker {
@@ -89,7 +85,7 @@ class DraftLinkTest : public testing::Test {
     while (!predicate()) changed_.wait_for(lock, std::chrono::milliseconds(20));
   }
 
-  const std::string host_ = SocketPath("draft");
+  const std::string host_ = NewSocketAddress();
   MetricsRegistry registry_;
   DraftLinkMetrics metrics_{registry_};
   std::mutex mu_;
@@ -183,7 +179,7 @@ class FakeRouter final : public v1::Cluster::Service {
 };
 
 TEST(RegistrationClient, RegistersAgainWithARouterThatRestarted) {
-  const std::string host = SocketPath("router");
+  const std::string host = NewSocketAddress();
   std::mutex mu;
   std::string assigned;
   RegistrationClient client({.router_address = host,
@@ -209,7 +205,15 @@ TEST(RegistrationClient, RegistersAgainWithARouterThatRestarted) {
 }
 
 TEST(RegistrationClient, EndsThoughNoRouterIsThere) {
-  RegistrationClient client({.router_address = SocketPath("nobody"), .status = [] { return v1::HeartbeatRequest(); }});
+  RegistrationClient client({.router_address = NewSocketAddress(), .status = [] { return v1::HeartbeatRequest(); }});
+}
+
+TEST(RpcServer, SaysThatASocketsPathIsTooLong) {
+  const std::string host = "unix:/" + std::string(120, 'x');
+  const auto server = RpcServer::Start({.host = host}, {}, {}, [] { return true; });
+  EXPECT_EQ(server.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(server.status().message().find("121 bytes"), std::string::npos) << server.status();
+  EXPECT_NE(server.status().message().find(host), std::string::npos) << server.status();
 }
 
 TEST(RpcServer, NamesThePortThatIsInUse) {

@@ -20,6 +20,7 @@
 #include "worker/parallel/file_descriptor.h"
 #include "worker/rpc/group_client.h"
 #include "worker/rpc/group_service.h"
+#include "worker/rpc/testing/socket_address.h"
 
 namespace outrider {
 namespace {
@@ -75,8 +76,7 @@ class Processes {
     CHECK(pipe2(ends, O_CLOEXEC) == 0);
     const FileDescriptor read_end(ends[0]);
     FileDescriptor write_end(ends[1]);
-    static int number = 0;
-    const std::string address = "unix:/tmp/outrider_group_" + std::to_string(getpid()) + "_" + std::to_string(number++);
+    const std::string address = NewSocketAddress();
     for (int rank = 0; rank < kWorldSize; ++rank) {
       const pid_t pid = fork();
       CHECK(pid >= 0);

@@ -17,6 +17,7 @@
 #include "worker/group/summing_backend.h"
 #include "worker/rpc/group_client.h"
 #include "worker/rpc/group_service.h"
+#include "worker/rpc/testing/socket_address.h"
 
 namespace outrider {
 namespace {
@@ -29,19 +30,10 @@ const bool grpc_stays_up = (grpc_init(), true);
 
 constexpr Duration kPatience = std::chrono::seconds(30);  // far beyond what any step takes
 
-std::string NewAddress() {
-  static std::atomic<int> number{0};
-  const char* folder = std::getenv("TEST_TMPDIR");
-  // A short path: a socket's is limited to 107 bytes.
-  std::string path = std::string(folder != nullptr ? folder : "/tmp") + "/g" + std::to_string(number++);
-  if (path.size() > 100) path = "/tmp/outrider_group_" + std::to_string(getpid()) + "_" + std::to_string(number++);
-  return "unix:" + path;
-}
-
 // A leader with its server.
 class Leader {
  public:
-  explicit Leader(LeaderGroup::Options options, const std::string& address = NewAddress()) : address_(address) {
+  explicit Leader(LeaderGroup::Options options, const std::string& address = NewSocketAddress()) : address_(address) {
     options.on_broken = [this](const std::string& reason) { broken_.set_value(reason); };
     auto group = LeaderGroup::Create(std::move(options));
     EXPECT_TRUE(group.ok()) << group.status();
@@ -138,7 +130,7 @@ TEST(GroupRpc, AGroupOfOneWaitsForNobody) {
 }
 
 TEST(GroupRpc, AFollowerMayComeBeforeItsLeader) {
-  const std::string address = NewAddress();
+  const std::string address = NewSocketAddress();
   FollowerThread follower(FollowerOptionsOf(address, 1, 2));
   Leader leader({.world_size = 2, .numerics_id = "aa", .num_kv_blocks_max = 5}, address);
   ASSERT_TRUE(leader.group().WaitForRanks(kPatience).ok());
@@ -169,7 +161,7 @@ TEST(GroupRpc, MissingRanksAreNamed) {
 }
 
 TEST(GroupRpc, AFollowerGivesUpWithoutALeader) {
-  FollowerGroupOptions options = FollowerOptionsOf(NewAddress(), 1, 2);
+  FollowerGroupOptions options = FollowerOptionsOf(NewSocketAddress(), 1, 2);
   options.join_timeout = std::chrono::milliseconds(50);
   FollowerThread follower(options);
   EXPECT_EQ(follower.Join().code(), absl::StatusCode::kDeadlineExceeded);
@@ -211,7 +203,7 @@ TEST(GroupRpc, AnIdleFollowerLearnsThatItsLeaderStopped) {
 }
 
 TEST(GroupRpc, AFollowerWaitsForTheNextLeaderWhenItMeetsOneOnItsWayOut) {
-  const std::string address = NewAddress();
+  const std::string address = NewSocketAddress();
   const LeaderGroup::Options options{.world_size = 2, .numerics_id = "aa", .num_kv_blocks_max = 5};
   auto old_leader = std::make_unique<Leader>(options, address);
   {

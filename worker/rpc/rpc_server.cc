@@ -3,8 +3,10 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,7 +17,11 @@ namespace {
 constexpr Duration kHealthInterval = std::chrono::milliseconds(100);
 
 // unix:PATH names a socket; it has no port.
-bool IsUnix(const std::string& host) { return host.rfind("unix:", 0) == 0; }
+constexpr std::string_view kUnixPrefix = "unix:";
+bool IsUnix(const std::string& host) { return host.rfind(kUnixPrefix, 0) == 0; }
+
+// What the system allows a socket's path.
+constexpr size_t kSocketPathMax = sizeof(sockaddr_un::sun_path) - 1;
 
 bool IsWildcard(const std::string& host) { return host == "0.0.0.0" || host == "::" || host == "[::]"; }
 
@@ -35,6 +41,11 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptio
   }();
   (void)plugins_ready;
 
+  if (IsUnix(options.host) && options.host.size() - kUnixPrefix.size() > kSocketPathMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("can not listen on ", options.host, ": the path has ", options.host.size() - kUnixPrefix.size(),
+                     " bytes and a socket's at most ", kSocketPathMax, "; use a shorter one (setting host)"));
+  }
   auto server = std::unique_ptr<RpcServer>(new RpcServer(options.host, service_names, std::move(serving)));
   const std::string address = IsUnix(options.host) ? options.host : absl::StrCat(options.host, ":", options.port);
   grpc::ServerBuilder builder;
