@@ -32,12 +32,12 @@ run_tests() {
   log=$(mktemp)
   set +e  # the status of Bazel itself is wanted, not the pipeline's
   bazel test --keep_going --color=no --curses=no --show_progress --show_progress_rate_limit=20 "$@" 2>&1 | tee "$log" |
-    grep -vE '^(INFO: (From|Invocation|Analyzed|Found|Options|Reading)|Loading:|Analyzing:|linux-sandbox)|linux-sandbox'
+    grep --line-buffered -avE '^(INFO: (From|Invocation|Analyzed|Found|Options|Reading)|Loading:|Analyzing:|linux-sandbox)|linux-sandbox'
   local code=${PIPESTATUS[0]}
   set -e
   local now_passed now_failed
-  now_passed=$(grep -cE '^//\S+ +(\(cached\) )?PASSED' "$log" || true)
-  now_failed=$(grep -cE '^//\S+ +(\(cached\) )?(FAILED|TIMEOUT|NO STATUS)' "$log" || true)
+  now_passed=$(grep -acE '^//\S+ +(\(cached\) )?PASSED' "$log" || true)
+  now_failed=$(grep -acE '^//\S+ +(\(cached\) )?(FAILED|TIMEOUT|NO STATUS)' "$log" || true)
   passed=$((passed + now_passed))
   failed=$((failed + now_failed))
   if [ "$code" != 0 ] || [ "$now_failed" != 0 ] || [ "$now_passed" = 0 ]; then
