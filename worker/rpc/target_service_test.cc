@@ -208,6 +208,8 @@ TEST(TargetService, TellsTheTokenizerOfItsModel) {
   EXPECT_EQ(description.tokenizer().merges_size(), static_cast<int>(target.model->tokenizer().merges.size()));
 }
 
+constexpr uint64_t kMaxTries = 50;
+
 // A request's ids and usage with `draft_seed`'s tiny model drafting; 0: nobody drafts.
 std::pair<std::vector<TokenId>, v1::Usage> Generate(uint64_t draft_seed, float temperature) {
   std::unique_ptr<ServedDraft> draft;
@@ -218,11 +220,19 @@ std::pair<std::vector<TokenId>, v1::Usage> Generate(uint64_t draft_seed, float t
     while (target.drafts->num_connected() == 0) std::this_thread::yield();
   }
   Router router(target);
-  // Long enough that the draft worker has caught up before the end, on a loaded machine too.
-  router.Send(SubmitOf(1, kPrompt, 480, temperature));
-  const Heard& lane = router.AwaitEnd(1);
-  EXPECT_TRUE(lane.finished);
-  return {lane.tokens, lane.finished ? lane.finished->usage() : v1::Usage()};
+  // The whole sequence may be over before a draft worker on a loaded machine has caught up with it: asked again then.
+  std::vector<TokenId> tokens;
+  for (uint64_t request_id = 1;; ++request_id) {
+    router.Send(SubmitOf(request_id, kPrompt, 480, temperature));
+    const Heard& lane = router.AwaitEnd(request_id);
+    EXPECT_TRUE(lane.finished);
+    if (!lane.finished) return {lane.tokens, v1::Usage()};
+    EXPECT_TRUE(request_id == 1 || lane.tokens == tokens);
+    tokens = lane.tokens;
+    if (draft == nullptr || lane.finished->usage().rounds() >= 5 || request_id == kMaxTries) {
+      return {tokens, lane.finished->usage()};
+    }
+  }
 }
 
 TEST(TargetService, GivesTheSameTokensWithADraftWorker) {
