@@ -42,13 +42,15 @@ Dispatcher::Dispatcher(const Options& options, const Clock* clock, RouterMetrics
              }),
       thread_([this] { Run(); }) {}
 
-Dispatcher::~Dispatcher() {
+Dispatcher::~Dispatcher() { Close(); }
+
+void Dispatcher::Close() {
   {
     MutexLock lock(mu_);
     stopped_ = true;
     Wake();
   }
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
   absl::flat_hash_map<std::string, Client> clients;
   {
     MutexLock lock(mu_);

@@ -1,6 +1,7 @@
 #include "router/target_client.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -63,10 +64,11 @@ class TargetClient::ServeStream final : public grpc::ClientBidiReactor<v1::Targe
   }
   void OnWriteDone(bool ok) override { client_->OnStreamWritten(ok); }
   void OnDone(const grpc::Status& status) override {
-    const std::shared_ptr<ServeStream> self = std::move(self_);
+    std::shared_ptr<ServeStream> self = std::move(self_);
     CallGate* const gate = client_->options_.gate;
     client_->OnStreamDone(FromGrpcStatus(status));
     client_.reset();
+    self.reset();  // with its hold on the channel: see CallGate
     gate->Leave();
   }
 
@@ -227,7 +229,7 @@ void TargetClient::OnStreamDone(const absl::Status& status) {
 
 void TargetClient::FetchModel(std::function<void(absl::StatusOr<v1::ModelDescription>)> done) {
   struct Call {
-    grpc::ClientContext context;
+    std::optional<grpc::ClientContext> context{std::in_place};
     v1::GetModelRequest request;
     v1::ModelDescription response;
     std::shared_ptr<TargetClient> client;
@@ -236,18 +238,18 @@ void TargetClient::FetchModel(std::function<void(absl::StatusOr<v1::ModelDescrip
   auto call = std::make_shared<Call>();
   call->client = shared_from_this();
   call->done = std::move(done);
-  call->context.set_deadline(std::chrono::system_clock::now() + kFetchTimeout);
+  call->context->set_deadline(std::chrono::system_clock::now() + kFetchTimeout);
   options_.gate->Enter();
   {
     MutexLock lock(mu_);
-    if (closed_) call->context.TryCancel();
-    fetches_.insert(&call->context);
+    if (closed_) call->context->TryCancel();
+    fetches_.insert(&*call->context);
   }
-  stub_->async()->GetModel(&call->context, &call->request, &call->response, [call](grpc::Status status) {
+  stub_->async()->GetModel(&*call->context, &call->request, &call->response, [call](grpc::Status status) {
     CallGate* const gate = call->client->options_.gate;
     {
       MutexLock lock(call->client->mu_);
-      call->client->fetches_.erase(&call->context);
+      call->client->fetches_.erase(&*call->context);
     }
     if (status.ok()) {
       call->done(std::move(call->response));
@@ -255,6 +257,7 @@ void TargetClient::FetchModel(std::function<void(absl::StatusOr<v1::ModelDescrip
       call->done(FromGrpcStatus(status));
     }
     call->client.reset();
+    call->context.reset();  // with its hold on the channel: see CallGate
     gate->Leave();
   });
 }
