@@ -1,11 +1,11 @@
 #include "router/admission_controller.h"
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 
 namespace outrider::router {
 
-absl::StatusOr<AdmissionController::Ticket> AdmissionController::Enqueue(Place place, int64_t num_tokens,
-                                                                         TimePoint now) {
+absl::Status AdmissionController::Enqueue(Ticket ticket, Place place, int64_t num_tokens, TimePoint now) {
   if (place == Place::kBack) {
     if (num_requests() >= options_.max_queued_requests) {
       return absl::ResourceExhaustedError(
@@ -19,13 +19,12 @@ absl::StatusOr<AdmissionController::Ticket> AdmissionController::Enqueue(Place p
                        " (max_queued_tokens = ", options_.max_queued_tokens, "); try again later"));
     }
   }
-  const Ticket ticket = ++last_ticket_;
   const Entry entry{place == Place::kBack ? next_back_++ : next_front_--, num_tokens, now + options_.queue_timeout};
-  entries_.emplace(ticket, entry);
+  CHECK(entries_.emplace(ticket, entry).second);
   order_.emplace(entry.order, ticket);
   expiries_.emplace(entry.expiry, ticket);
   num_tokens_ += num_tokens;
-  return ticket;
+  return absl::OkStatus();
 }
 
 bool AdmissionController::Remove(Ticket ticket) {

@@ -14,7 +14,7 @@
 
 #include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
-#include "absl/status/statusor.h"
+#include "absl/status/status.h"
 #include "base/clock.h"
 
 namespace outrider::router {
@@ -26,14 +26,15 @@ class AdmissionController {
     int64_t max_queued_tokens = 16777216;
     Duration queue_timeout = FromMillis(30000);
   };
-  using Ticket = uint64_t;  // from 1
+  using Ticket = uint64_t;  // the caller's name for who waits; each waits once at a time
   enum class Place : uint8_t { kBack, kFront };
   enum class Visit : uint8_t { kTake, kSkip, kStop };
 
   explicit AdmissionController(const Options& options) : options_(options) {}
 
   // RESOURCE_EXHAUSTED at a bound, naming the setting; never for kFront.
-  absl::StatusOr<Ticket> Enqueue(Place place, int64_t num_tokens, TimePoint now);
+  // REQUIRES: `ticket` does not wait.
+  absl::Status Enqueue(Ticket ticket, Place place, int64_t num_tokens, TimePoint now);
 
   // False if it does not wait (any more).
   bool Remove(Ticket ticket);
@@ -73,7 +74,6 @@ class AdmissionController {
     TimePoint expiry;
   };
   const Options options_;
-  Ticket last_ticket_ = 0;
   int64_t next_back_ = 0;
   int64_t next_front_ = -1;
   int64_t num_tokens_ = 0;

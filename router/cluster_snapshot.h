@@ -51,6 +51,14 @@ struct GroupView {
   int64_t num_tokens() const { return own.num_tokens + foreign.num_tokens; }
 };
 
+// A group in one of its lives, as an attempt knows it.
+struct GroupRef {
+  std::string group_id;
+  uint64_t incarnation = 0;
+  uint64_t epoch = 0;
+  std::string numerics_id;
+};
+
 struct DraftWorkerView {
   std::string id;
   uint64_t incarnation = 0;

@@ -1,9 +1,5 @@
-// Dispatcher brings calls and target groups together. It owns the registry, the queue and a TargetClient for each
-// group, and one thread that takes turns: who was lost, who waited too long, who can go now.
-//
-// A call that finds the queue empty and a group with room starts at once, on the thread that brought it. Anything else
-// waits in order. Processes may start in any order: calls that come before any group has told its model wait as they
-// are and are prepared once the model is there.
+// Dispatcher brings calls and target groups together: the shell around a DispatchQueue. It owns a TargetClient for each
+// group and one thread that takes the queue's turns.
 //
 // Lock order: a call may hold its own lock when it calls Release and Hold, not when it calls Route or Withdraw. The
 // dispatcher never calls out with its lock held.
@@ -23,33 +19,35 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
-#include "router/admission_controller.h"
-#include "router/least_loaded_policy.h"
+#include "router/dispatch_queue.h"
 #include "router/model_store.h"
 #include "router/router_metrics.h"
 #include "router/target_client.h"
-#include "router/worker_registry.h"
 
 namespace outrider::router {
 
 // Where an attempt runs.
 struct Placement {
   std::shared_ptr<TargetClient> client;
-  std::string group_id;
-  uint64_t incarnation = 0;
-  std::string numerics_id;
+  GroupRef group;
 };
 
 // A call that wants a group.
 class RoutedCall {
  public:
+  // `call_id` is the call's alone in this router.
+  explicit RoutedCall(CallId call_id) : call_id_(call_id) {}
   virtual ~RoutedCall() = default;
+  CallId call_id() const { return call_id_; }
   // The model is there. Asked once, of calls that were routed without needs.
   virtual absl::StatusOr<RoutingNeeds> Prepare(std::shared_ptr<const ServedModel> model, int max_model_len) = 0;
   // The group was charged for what the call needs; the call releases it.
   virtual void Start(Placement placement) = 0;
   // It will not start: queue bounds, or nobody could take it in time.
   virtual void Refuse(const absl::Status& status) = 0;
+
+ private:
+  const CallId call_id_;
 };
 
 struct ClusterCounts {
@@ -61,12 +59,8 @@ struct ClusterCounts {
 
 class Dispatcher {
  public:
-  struct Options {
-    AdmissionController::Options admission;
-    WorkerRegistry::Options registry;
-  };
   // `clock` and `metrics` outlive this.
-  Dispatcher(const Options& options, const Clock* clock, RouterMetrics* metrics);
+  Dispatcher(const DispatchQueue::Options& options, const Clock* clock, RouterMetrics* metrics);
   // REQUIRES: every call has ended.
   ~Dispatcher();
   // What the destructor does. While a gRPC server lives, for what gRPC's threads run has holds on channels, and the
@@ -81,9 +75,9 @@ class Dispatcher {
   void Route(const std::shared_ptr<RoutedCall>& call, std::optional<RoutingNeeds> needs, int64_t num_tokens_estimate,
              AdmissionController::Place place);
   // The call does not want a group any more. Of one that does not wait: nothing happens.
-  void Withdraw(const RoutedCall* call);
-  void Release(const Placement& placement, const GroupLoad& load);
-  void Hold(const Placement& placement);
+  void Withdraw(const RoutedCall& call);
+  void Release(const GroupRef& group, const GroupLoad& load);
+  void Hold(const GroupRef& group);
 
   // --- Workers. Errors are those of WorkerRegistry.
   // Returns the draft workers that the group is to use.
@@ -102,12 +96,6 @@ class Dispatcher {
   std::string WhyNotServing() const;
 
  private:
-  struct Waiting {
-    std::shared_ptr<RoutedCall> call;
-    std::optional<RoutingNeeds> needs;
-    bool preparing = false;
-    TimePoint since;
-  };
   struct Client {
     uint64_t incarnation = 0;
     std::shared_ptr<TargetClient> client;
@@ -116,37 +104,31 @@ class Dispatcher {
   struct Work {
     std::vector<std::pair<std::shared_ptr<RoutedCall>, Placement>> starts;
     std::vector<std::pair<std::shared_ptr<RoutedCall>, absl::Status>> refusals;
-    std::vector<std::pair<AdmissionController::Ticket, std::shared_ptr<RoutedCall>>> to_prepare;
+    std::vector<std::shared_ptr<RoutedCall>> to_prepare;
     std::vector<std::shared_ptr<TargetClient>> to_close;
     std::vector<std::shared_ptr<TargetClient>> to_keep_open;
   };
 
   void Run();
   void TakeTurn(Work& work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void DispatchQueue(Work& work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Finds the calls and clients that decisions are about.
+  void Resolve(DispatchQueue::Decisions& decisions, Work& work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Do(Work& work);
-  // The chosen group, charged; nothing if none can take it now.
-  std::optional<Placement> Place(const RoutingNeeds& needs, RoutingRefusal* refusal) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  std::string WhyNot(const RoutingNeeds* needs) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OnConnected(const std::string& group_id, uint64_t incarnation, bool connected);
   void Wake() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void WakeIfWanted() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool LogOnce(const std::string& worker_id, uint64_t incarnation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
-  const Options options_;
   const Clock* const clock_;
   RouterMetrics* const metrics_;
-  const LeastLoadedPolicy policy_;
   CallGate gate_;
 
   mutable Mutex mu_;
   CondVar wake_changed_;
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
-  bool wake_ ABSL_GUARDED_BY(mu_) = false;
   TimePoint last_turn_ ABSL_GUARDED_BY(mu_);
-  WorkerRegistry registry_ ABSL_GUARDED_BY(mu_);
-  AdmissionController admission_ ABSL_GUARDED_BY(mu_);
-  absl::flat_hash_map<AdmissionController::Ticket, Waiting> waiting_ ABSL_GUARDED_BY(mu_);
-  absl::flat_hash_map<const RoutedCall*, AdmissionController::Ticket> tickets_ ABSL_GUARDED_BY(mu_);
+  DispatchQueue queue_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<CallId, std::shared_ptr<RoutedCall>> waiting_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<std::string, Client> clients_ ABSL_GUARDED_BY(mu_);
   // Workers whose refusal was logged, so that each is once.
   absl::flat_hash_set<std::pair<std::string, uint64_t>> logged_ ABSL_GUARDED_BY(mu_);

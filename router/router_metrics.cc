@@ -33,6 +33,8 @@ RouterMetrics::RouterMetrics(MetricsRegistry& registry)
       attempts_lost_(registry.AddCounter("attempts_lost_total", "Attempts whose group was lost or gave them up.")),
       attempts_replayed_(registry.AddCounter("attempts_replayed_total", "Attempts made again on a group.")),
       streams_cut_(registry.AddCounter("streams_cut_total", "Streams cut because their client did not read.")),
+      stale_events_(registry.AddCounter("stale_events_total",
+                                        "Events of groups refused because their attempt was not open any more.")),
       heartbeats_refused_(registry.AddCounter("heartbeats_refused_total", "Heartbeats of workers not taken.")),
       requests_waiting_(registry.AddGauge("requests_waiting", "Requests in the router's queue.")),
       tokens_waiting_(registry.AddGauge("request_tokens_waiting", "Tokens of the requests in the router's queue.")),

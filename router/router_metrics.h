@@ -34,6 +34,8 @@ class RouterMetrics {
   void AttemptLost() { attempts_lost_.Add(); }
   void AttemptReplayed() { attempts_replayed_.Add(); }
   void StreamCut() { streams_cut_.Add(); }
+  // Events of attempts that were not open (any more) were dropped.
+  void StaleEvents(int64_t num_events) { stale_events_.Add(static_cast<double>(num_events)); }
   void HeartbeatRefused() { heartbeats_refused_.Add(); }
   // The state as of now.
   void SetQueue(int num_requests, int64_t num_tokens);
@@ -55,6 +57,7 @@ class RouterMetrics {
   Counter attempts_lost_;
   Counter attempts_replayed_;
   Counter streams_cut_;
+  Counter stale_events_;
   Counter heartbeats_refused_;
   Gauge requests_waiting_;
   Gauge tokens_waiting_;

@@ -39,7 +39,7 @@ absl::Status CheckConfig(const v1::RouterConfig& config) {
   return absl::OkStatus();
 }
 
-Dispatcher::Options DispatcherOptions(const v1::RouterConfig& config) {
+DispatchQueue::Options DispatchOptions(const v1::RouterConfig& config) {
   return {.admission = {.max_queued_requests = static_cast<int>(config.max_queued_requests()),
                         .max_queued_tokens = static_cast<int64_t>(config.max_queued_tokens()),
                         .queue_timeout = FromMillis(config.queue_timeout_ms())},
@@ -52,7 +52,7 @@ Dispatcher::Options DispatcherOptions(const v1::RouterConfig& config) {
 RouterServer::RouterServer(const v1::RouterConfig& config)
     : config_(config),
       metrics_(metrics_registry_),
-      dispatcher_(DispatcherOptions(config), &clock_, &metrics_),
+      dispatcher_(DispatchOptions(config), &clock_, &metrics_),
       inference_service_({.dispatcher = &dispatcher_,
                           .metrics = &metrics_,
                           .calls = &calls_,

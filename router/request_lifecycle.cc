@@ -1,0 +1,287 @@
+#include "router/request_lifecycle.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "router/retry_policy.h"
+
+namespace outrider::router {
+
+RoutingNeeds RequestLifecycle::Prepare(ResolvedRequest request, Model model) {
+  CHECK(!prepared() && !ending_);
+  request_ = std::move(request);
+  model_ = std::move(model);
+  relay_.emplace(&request_, model_.tokenizer, options_.arrival, options_.max_stream_buffer_bytes);
+  return Needs();
+}
+
+RoutingNeeds RequestLifecycle::Needs() const {
+  RoutingNeeds needs;
+  needs.model = model_.key;
+  const int64_t num_prompt_tokens = static_cast<int64_t>(request_.prompt_token_ids.size());
+  needs.num_context_tokens = static_cast<int>(num_prompt_tokens + request_.sampling.max_tokens);
+  needs.num_lanes = 0;
+  needs.num_tokens = num_prompt_tokens;
+  for (const uint32_t lane : relay_->LanesToRun()) {
+    ++needs.num_lanes;
+    needs.num_tokens += request_.sampling.max_tokens - relay_->output_token_ids(lane).size();
+  }
+  if (relay_->num_output_tokens() > 0) needs.numerics_id = numerics_id_;
+  return needs;
+}
+
+void RequestLifecycle::OnArrived(int64_t num_tokens_estimate, Commands& commands) {
+  if (ending_) return;
+  RouteCall route{.num_tokens = num_tokens_estimate};
+  if (prepared()) {
+    route.needs = Needs();
+    route.num_tokens = route.needs->num_tokens;
+  }
+  commands.push_back(std::move(route));
+}
+
+void RequestLifecycle::OnRefused(const absl::Status& status, Commands& commands) {
+  if (ending_) return;
+  if (lost_because_.empty()) {
+    Fail(status, /*drop_pending=*/true, commands);
+  } else {
+    Fail(absl::Status(status.code(), absl::StrCat(lost_because_, "; then ", status.message())),
+         /*drop_pending=*/false, commands);
+  }
+}
+
+void RequestLifecycle::OnStart(GroupRef group, uint64_t attempt_id, TimePoint now, Commands& commands) {
+  CHECK(prepared() && attempt_id_ == 0 && attempt_id != 0);
+  const RoutingNeeds needs = Needs();
+  group_ = std::move(group);
+  charged_group_ = true;
+  charged_ = {.num_lanes = needs.num_lanes, .num_tokens = needs.num_tokens};
+  if (ending_) {
+    ReleaseAttempt(/*cancel=*/false, commands);
+    return;
+  }
+  ++attempt_;
+  attempt_id_ = attempt_id;
+  numerics_id_ = group_.numerics_id;
+  relay_->OnAttemptSent(now);
+  if (attempt_ == 1) {
+    commands.push_back(Report{.kind = Report::Kind::kDispatched,
+                              .count = static_cast<int64_t>(request_.prompt_token_ids.size()),
+                              .duration = now - options_.arrival});
+  } else {
+    commands.push_back(Report{.kind = Report::Kind::kReplayed});
+  }
+  commands.push_back(SubmitAttempt{.attempt_id = attempt_id_, .attempt = attempt_});
+}
+
+void RequestLifecycle::OnSubmitRefused(Commands& commands) {
+  if (attempt_id_ == 0) return;
+  // The stream went down between choice and submission: nothing was sent, so this is no attempt.
+  --attempt_;
+  attempt_id_ = 0;
+  commands.push_back(HoldGroup());
+  ReleaseAttempt(/*cancel=*/false, commands);
+  RouteAgain(commands);
+}
+
+bool RequestLifecycle::Takes(uint64_t attempt_id, Commands& commands) {
+  if (!ending_ && attempt_id != 0 && attempt_id == attempt_id_) return true;
+  commands.push_back(Report{.kind = Report::Kind::kStaleEvent, .count = 1});
+  return false;
+}
+
+void RequestLifecycle::OnTokens(uint64_t attempt_id, uint32_t lane, uint32_t first_output_index,
+                                absl::Span<const TokenId> token_ids, std::vector<RelayedLogprobs> logprobs,
+                                TimePoint now, Commands& commands) {
+  if (!Takes(attempt_id, commands)) return;
+  const bool first = relay_->num_output_tokens() == 0;
+  const GenerateRelay::TokensOutcome outcome =
+      relay_->OnTokens(lane, first_output_index, token_ids, std::move(logprobs), now);
+  if (outcome.num_taken > 0) {
+    commands.push_back(Report{.kind = Report::Kind::kOutputTokens, .count = outcome.num_taken});
+    if (first) commands.push_back(Report{.kind = Report::Kind::kFirstToken, .duration = now - options_.arrival});
+    if (outcome.gap.has_value()) {
+      commands.push_back(
+          Report{.kind = Report::Kind::kMoreTokens, .count = outcome.num_taken, .duration = *outcome.gap});
+    }
+  }
+  if (outcome.status.ok()) {
+    if (outcome.stop_at.has_value()) {
+      commands.push_back(StopLane{.attempt_id = attempt_id_, .lane = lane, .num_output_tokens = *outcome.stop_at});
+    }
+  } else if (absl::IsResourceExhausted(outcome.status)) {
+    commands.push_back(Report{.kind = Report::Kind::kStreamCut});
+    Fail(outcome.status, /*drop_pending=*/true, commands);
+  } else {
+    FailBroken(outcome.status, commands);
+  }
+  Flush(commands);
+}
+
+void RequestLifecycle::OnLaneFinished(uint64_t attempt_id, uint32_t lane, EndReason reason, const LaneUsage& usage,
+                                      double queue_ms, TimePoint now, Commands& commands) {
+  if (!Takes(attempt_id, commands)) return;
+  const absl::Status status = relay_->OnFinished(lane, reason, usage, queue_ms, now);
+  if (status.ok()) {
+    EndLane(commands);
+  } else {
+    FailBroken(status, commands);
+  }
+  Flush(commands);
+}
+
+void RequestLifecycle::OnLaneFailed(uint64_t attempt_id, const absl::Status& status, TimePoint now,
+                                    Commands& commands) {
+  if (!Takes(attempt_id, commands)) return;
+  const LostAttempt lost{
+      .attempt = attempt_, .tokens_delivered = relay_->num_output_tokens() > 0, .code = status.code()};
+  if (lost.code == absl::StatusCode::kUnavailable || DecideRetry(lost) != RetryDecision::kGiveUp) {
+    // The group is there, but does not take this now: what its last heartbeat told is old.
+    commands.push_back(HoldGroup());
+    ReleaseAttempt(/*cancel=*/true, commands);
+    LoseAttempt(status, now, commands);
+  } else {
+    Fail(status, /*drop_pending=*/false, commands);
+  }
+  Flush(commands);
+}
+
+void RequestLifecycle::OnProtocolBroken(uint64_t attempt_id, const absl::Status& status, Commands& commands) {
+  if (!Takes(attempt_id, commands)) return;
+  FailBroken(status, commands);
+}
+
+void RequestLifecycle::OnTargetLost(uint64_t attempt_id, const absl::Status& status, TimePoint now,
+                                    Commands& commands) {
+  if (!Takes(attempt_id, commands)) return;
+  ReleaseAttempt(/*cancel=*/false, commands);
+  LoseAttempt(status, now, commands);
+  Flush(commands);
+}
+
+void RequestLifecycle::EndLane(Commands& commands) {
+  if (relay_->done()) {
+    ending_ = true;
+    ReleaseAttempt(/*cancel=*/false, commands);
+    return;
+  }
+  const GroupLoad load{.num_lanes = 1,
+                       .num_tokens = std::min<int64_t>(charged_.num_tokens, request_.sampling.max_tokens)};
+  charged_.num_lanes -= load.num_lanes;
+  charged_.num_tokens -= load.num_tokens;
+  commands.push_back(ReleaseLoad{load});
+}
+
+void RequestLifecycle::LoseAttempt(const absl::Status& status, TimePoint now, Commands& commands) {
+  commands.push_back(Report{.kind = Report::Kind::kAttemptLost});
+  relay_->OnAttemptLost(now);
+  if (relay_->done()) {
+    ending_ = true;
+    return;
+  }
+  lost_because_ = absl::StrCat(status.message(), " after ", relay_->num_output_tokens(), " output tokens");
+  const RetryDecision decision =
+      DecideRetry({.attempt = attempt_, .tokens_delivered = relay_->num_output_tokens() > 0, .code = status.code()});
+  if (decision != RetryDecision::kGiveUp) {
+    RouteAgain(commands);
+    return;
+  }
+  Fail(absl::Status(status.code(), absl::StrCat(lost_because_, "; this was attempt ", attempt_, " of ", kMaxAttempts)),
+       /*drop_pending=*/false, commands);
+}
+
+void RequestLifecycle::RouteAgain(Commands& commands) {
+  RouteCall route{.needs = Needs(), .again = true};
+  route.num_tokens = route.needs->num_tokens;
+  commands.push_back(std::move(route));
+}
+
+void RequestLifecycle::ReleaseAttempt(bool cancel, Commands& commands) {
+  if (!charged_group_) return;
+  charged_group_ = false;
+  if (attempt_id_ != 0) {
+    if (cancel) {
+      commands.push_back(CancelAttempt{attempt_id_});
+    } else {
+      commands.push_back(ForgetAttempt{attempt_id_});
+    }
+  }
+  commands.push_back(ReleaseLoad{charged_});
+  charged_ = GroupLoad();
+  attempt_id_ = 0;
+}
+
+void RequestLifecycle::Fail(const absl::Status& status, bool drop_pending, Commands& commands) {
+  if (ending_) return;
+  ending_ = true;
+  end_status_ = status;
+  ReleaseAttempt(/*cancel=*/true, commands);
+  if (drop_pending && relay_.has_value()) relay_->DropPending();
+  Flush(commands);
+}
+
+void RequestLifecycle::FailBroken(const absl::Status& status, Commands& commands) {
+  commands.push_back(Report{.kind = Report::Kind::kProtocolBroken, .status = status});
+  Fail(status, /*drop_pending=*/false, commands);
+}
+
+void RequestLifecycle::Flush(Commands& commands) {
+  if (finish_commanded_) return;
+  if (write_in_flight_) {
+    if (ending_ && !timer_set_) {
+      timer_set_ = true;
+      commands.push_back(SetTimer{kLingerMax});
+    }
+    return;
+  }
+  if (relay_.has_value() && relay_->has_pending()) {
+    write_in_flight_ = true;
+    if (!started_sent_) {
+      started_sent_ = true;
+      commands.push_back(WriteStarted());
+      return;
+    }
+    relay_->TakeNext(&event_);
+    const bool last = ending_ && !relay_->has_pending() && end_status_.ok();
+    if (last) {
+      finish_commanded_ = true;
+      write_in_flight_ = false;
+    }
+    commands.push_back(WriteEvent{last});
+    return;
+  }
+  if (ending_) {
+    finish_commanded_ = true;
+    commands.push_back(FinishCall{end_status_});
+  }
+}
+
+void RequestLifecycle::OnWriteDone(bool ok, Commands& commands) {
+  write_in_flight_ = false;
+  if (!ok) {
+    // The client is gone; OnClientGone says so too, maybe later.
+    if (relay_.has_value()) relay_->DropPending();
+    Fail(absl::CancelledError("the client is gone"), /*drop_pending=*/true, commands);
+  }
+  Flush(commands);
+}
+
+void RequestLifecycle::OnClientGone(TimePoint now, Commands& commands) {
+  const absl::Status status = options_.deadline.has_value() && *options_.deadline <= now
+                                  ? absl::DeadlineExceededError("the client's deadline has passed")
+                                  : absl::CancelledError("the client cancelled the call");
+  // Of a call that was ending anyway, what waits will not be read.
+  if (relay_.has_value()) relay_->DropPending();
+  if (ending_ && !finish_commanded_ && end_status_.ok()) end_status_ = status;
+  Fail(status, /*drop_pending=*/true, commands);
+  Flush(commands);
+  commands.push_back(WithdrawCall());
+}
+
+void RequestLifecycle::OnTimer(Commands& commands) {
+  if (!finish_commanded_) commands.push_back(CutClient());
+}
+
+}  // namespace outrider::router
