@@ -13,6 +13,7 @@
 #pragma once
 
 #include <atomic>
+#include <compare>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -20,6 +21,7 @@
 #include <variant>
 #include <vector>
 
+#include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -122,11 +124,7 @@ class Drafter {
   struct Key {
     DraftClientId client = 0;
     uint64_t sequence = 0;
-    friend bool operator==(const Key&, const Key&) = default;
-    template <typename H>
-    friend H AbslHashValue(H h, const Key& key) {
-      return H::combine(std::move(h), key.client, key.sequence);
-    }
+    friend auto operator<=>(const Key&, const Key&) = default;
   };
   struct Entry;
   struct Posted {
@@ -171,8 +169,8 @@ class Drafter {
   DrafterMetrics& metrics_;
 
   // The loop's own.
-  absl::flat_hash_map<DraftClientId, std::shared_ptr<DraftClient>> clients_;
-  absl::flat_hash_map<Key, std::unique_ptr<Entry>> sequences_;
+  absl::btree_map<DraftClientId, std::shared_ptr<DraftClient>> clients_;
+  absl::btree_map<Key, std::unique_ptr<Entry>> sequences_;  // ordered: equal events give equal outcomes
   std::vector<Wanting> wanting_;  // in the order they asked; stale where FindWanting finds none
   absl::flat_hash_map<DraftClientId, std::vector<DraftProposal>> outgoing_;
   std::vector<BlockId> free_blocks_;

@@ -56,24 +56,30 @@ TargetEngine::~TargetEngine() = default;
 
 absl::Status TargetEngine::Run() {
   while (true) {
-    const absl::StatusOr<bool> busy = RunTurn();
-    if (!busy.ok()) {
-      inbox_.CloseToSubmissions(absl::StrCat("the group's epoch has ended: ", busy.status().message()));
-      FailAll(absl::UnavailableError(absl::StrCat("the group's epoch has ended: ", busy.status().message())));
-      return busy.status();
-    }
-    if (stopped_) {
-      FailAll(absl::UnavailableError("the group is stopping"));
-      return CollectRest();
-    }
-    if (*busy) continue;
-    if (draining_ && lanes_.empty()) return absl::OkStatus();
-    {
-      MutexLock lock(mu_);
-      turn_began_.reset();
-    }
-    inbox_.WaitUntil(scheduler_.NextDeadline());
+    ASSIGN_OR_RETURN(const Next next, Step());
+    if (next == Next::kEnd) return absl::OkStatus();
+    if (next == Next::kSleep) inbox_.WaitUntil(scheduler_.NextDeadline());
   }
+}
+
+absl::StatusOr<TargetEngine::Next> TargetEngine::Step() {
+  const absl::StatusOr<bool> busy = RunTurn();
+  if (!busy.ok()) {
+    const std::string reason = absl::StrCat("the group's epoch has ended: ", busy.status().message());
+    inbox_.CloseToSubmissions(reason);
+    FailAll(absl::UnavailableError(reason));
+    return busy.status();
+  }
+  if (stopped_) {
+    FailAll(absl::UnavailableError("the group is stopping"));
+    RETURN_IF_ERROR(CollectRest());
+    return Next::kEnd;
+  }
+  if (*busy) return Next::kTurn;
+  if (draining_ && lanes_.empty()) return Next::kEnd;
+  MutexLock lock(mu_);
+  turn_began_.reset();
+  return Next::kSleep;
 }
 
 void TargetEngine::Drain() {
@@ -131,7 +137,7 @@ void TargetEngine::Take(SubmitEvent event, TimePoint now) {
       event.stream->Append({event.id, lane.lane}, FailedEvent{.status = sequences.status()});
       metrics_.RequestEnded(OutcomeName({.error = sequences.status()}));
     }
-    touched_streams_.insert(std::move(event.stream));
+    Touch(event.stream);
     return;
   }
   requests_[{event.stream.get(), event.id}] = *sequences;
@@ -230,7 +236,7 @@ void TargetEngine::Emit(SequenceUpdate& update, TimePoint now) {
     const bool taken = lane.stream->Append(lane.id, {.first_output_index = update.first_output_index,
                                                      .tokens = std::move(update.tokens),
                                                      .logprobs = std::move(update.logprobs)});
-    touched_streams_.insert(lane.stream);
+    Touch(lane.stream);
     if (!taken) {
       metrics_.SlowReaderCut();
       const absl::Status cut = absl::ResourceExhaustedError(
@@ -247,7 +253,7 @@ void TargetEngine::Emit(SequenceUpdate& update, TimePoint now) {
   }
   if (!update.terminal()) return;
   metrics_.RequestEnded(OutcomeName(update));
-  touched_streams_.insert(lane.stream);
+  Touch(lane.stream);
   if (update.finish) {
     lane.stream->Append(
         lane.id,
@@ -266,6 +272,12 @@ void TargetEngine::EndLane(SequenceId sequence) {
   lanes_.erase(lane);
 }
 
+void TargetEngine::Touch(const StreamPointer& stream) {
+  // One a router: few.
+  if (std::find(touched_streams_.begin(), touched_streams_.end(), stream) != touched_streams_.end()) return;
+  touched_streams_.push_back(stream);
+}
+
 absl::Status TargetEngine::CollectRest() {
   for (; !steps_out_.empty(); steps_out_.pop_front()) RETURN_IF_ERROR(backend_.Collect().status());
   return absl::OkStatus();
@@ -278,7 +290,7 @@ void TargetEngine::FailAll(const absl::Status& error) {
     for (const RequestLane& lane : submit->request.lanes) {
       submit->stream->Append({submit->id, lane.lane}, FailedEvent{.status = error});
     }
-    touched_streams_.insert(submit->stream);
+    Touch(submit->stream);
   }
   std::vector<SequenceId> live;
   for (const auto& [sequence, lane] : lanes_) live.push_back(sequence);

@@ -9,7 +9,9 @@
 // Every lane that was submitted ends with exactly one FinishedEvent or FailedEvent, whatever happens; an error of the
 // backend ends them all with UNAVAILABLE, and Run with that error.
 //
-// Thread safety: Run and RunTurn from one thread; the rest from any.
+// Equal events at equal times give equal outcomes in equal order: a simulation may call Step in place of Run.
+//
+// Thread safety: Run, Step and RunTurn from one thread; the rest from any.
 #pragma once
 
 #include <atomic>
@@ -20,8 +22,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
@@ -64,6 +66,9 @@ class TargetEngine {
   // Run returns after the turn under way; what still lives ends with UNAVAILABLE.
   void Stop();
 
+  // What Run does between two looks at the inbox: a turn, and the end if it is due. An error is Run's.
+  enum class Next : uint8_t { kTurn, kSleep, kEnd };
+  absl::StatusOr<Next> Step();
   // One turn. True if a step was run or collected: there may be more to do at once.
   absl::StatusOr<bool> RunTurn();
   // When RunTurn has to be called again though nothing is posted.
@@ -106,6 +111,7 @@ class TargetEngine {
   void Digest(TimePoint now);
   void Emit(SequenceUpdate& update, TimePoint now);
   void EndLane(SequenceId sequence);
+  void Touch(const StreamPointer& stream);
   // Collects what is out and drops it, so that the backend can be stopped.
   absl::Status CollectRest();
   void ApplyDraftDecisions();
@@ -127,11 +133,11 @@ class TargetEngine {
     uint64_t connection = 0;  // as of the last turn
   };
   NgramSource ngram_source_;
-  absl::flat_hash_map<std::string, AttachedSource> sources_;
+  absl::btree_map<std::string, AttachedSource> sources_;
   DraftPlanner draft_planner_;  // speaks to the sources above
-  absl::flat_hash_map<SequenceId, Lane> lanes_;
+  absl::btree_map<SequenceId, Lane> lanes_;
   absl::flat_hash_map<RequestKey, std::vector<SequenceId>> requests_;
-  absl::flat_hash_set<StreamPointer> touched_streams_;  // appended to since the last flush
+  std::vector<StreamPointer> touched_streams_;  // appended to since the last flush; each once
   DraftDecisions draft_decisions_;
   struct StepOut {
     const StepPlan* plan = nullptr;  // the scheduler's, until its result is applied

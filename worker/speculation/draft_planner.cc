@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/container/btree_map.h"
 #include "base/status_macros.h"
 
 namespace outrider {
@@ -39,7 +40,7 @@ struct DraftPlanner::View {
 
 struct DraftPlanner::Drafted {
   View& at(DraftSourceId source) { return views[source]; }
-  absl::flat_hash_map<DraftSourceId, View> views;
+  absl::btree_map<DraftSourceId, View> views;
   DraftSourceId worker = -1;
   DraftPath last_offer;  // usable when it came
   DraftSourceId last_source = -1;
