@@ -1,15 +1,16 @@
 #include "base/metrics.h"
 
 #include <prometheus/counter.h>
-#include <prometheus/exposer.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
-#include <exception>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status_macros.h"
 
 namespace outrider {
 namespace {
@@ -54,27 +55,37 @@ Histogram MetricsRegistry::AddHistogram(const std::string& name, const std::stri
                         .Add(labels, prometheus::Histogram::BucketBoundaries(bucket_bounds)));
 }
 
-std::string MetricsRegistry::ToText() const { return prometheus::TextSerializer().Serialize(registry_->Collect()); }
+std::string MetricsRegistry::ToText() const {
+  // The log knows no registry; what it lost is told here.
+  return absl::StrCat(prometheus::TextSerializer().Serialize(registry_->Collect()),
+                      "# HELP outrider_log_lines_lost_total Log lines that could not be written.\n",
+                      "# TYPE outrider_log_lines_lost_total counter\n", "outrider_log_lines_lost_total ",
+                      NumLogLinesLost(), "\n");
+}
 
-MetricsServer::MetricsServer() = default;
-MetricsServer::~MetricsServer() = default;
+Page LivenessPage(const ProcessHealth* health) {
+  const std::string reason = health == nullptr ? std::string() : health->WhyNotLive();
+  if (reason.empty()) return {.body = "ok\n"};
+  return {.status = 503, .body = absl::StrCat("not live: ", reason, "\n")};
+}
+
+Page ReadinessPage(const ProcessHealth* health) {
+  if (health == nullptr) return {.body = "ok\n"};
+  if (Page page = LivenessPage(health); page.status != 200) return page;
+  const std::string reason = health->WhyNotReady();
+  if (reason.empty()) return {.body = "ok\n"};
+  return {.status = 503, .body = absl::StrCat("not ready: ", reason, "\n")};
+}
 
 absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& host, int port,
-                                                                    const MetricsRegistry& registry) {
-  auto server = std::unique_ptr<MetricsServer>(new MetricsServer());
-  const std::string address = absl::StrCat(host, ":", port);
-  // The library reports a port in use by an exception; it ends here.
-  try {
-    server->exposer_ = std::make_unique<prometheus::Exposer>(address, /*num_threads=*/1);
-    server->exposer_->RegisterCollectable(registry.registry_);
-    const std::vector<int> ports = server->exposer_->GetListeningPorts();
-    if (ports.empty()) return absl::UnavailableError(absl::StrCat("metrics server has no port at ", address));
-    server->port_ = ports.front();
-  } catch (const std::exception& error) {
-    return absl::UnavailableError(absl::StrCat("metrics server can not listen on ", address,
-                                               " (metrics_port in use or not allowed?): ", error.what()));
-  }
-  return server;
+                                                                    const MetricsRegistry& registry,
+                                                                    const ProcessHealth* health) {
+  std::map<std::string, PageServer::MakePage> pages;
+  pages["/metrics"] = [&registry] { return Page{.body = registry.ToText(), .content_type = kMetricsContentType}; };
+  pages["/livez"] = [health] { return LivenessPage(health); };
+  pages["/readyz"] = [health] { return ReadinessPage(health); };
+  ASSIGN_OR_RETURN(std::unique_ptr<PageServer> server, PageServer::Start(host, port, std::move(pages)));
+  return std::unique_ptr<MetricsServer>(new MetricsServer(std::move(server)));
 }
 
 }  // namespace outrider

@@ -1,5 +1,5 @@
-// Numbers a process shows to Prometheus: a registry, its counters, gauges and histograms, and the HTTP page. The only
-// includer of prometheus/ is metrics.cc.
+// Numbers a process shows to Prometheus: a registry, its counters, gauges and histograms, and the HTTP page with health
+// beside it. The only includer of prometheus/ is metrics.cc.
 //
 // Names get the prefix "outrider_"; base units, `_total`, `_ratio`, `_seconds` (docs/STYLE.md). One class a room holds
 // the metrics it speaks of, as verbs; logic sees that class, never a registry.
@@ -14,10 +14,11 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/health.h"
+#include "base/page_server.h"
 
 namespace prometheus {
 class Counter;
-class Exposer;
 class Gauge;
 class Histogram;
 class Registry;
@@ -85,24 +86,29 @@ class MetricsRegistry {
   std::string ToText() const;
 
  private:
-  friend class MetricsServer;
   const std::shared_ptr<prometheus::Registry> registry_;
 };
 
-// Serves a registry at http://HOST:PORT/metrics until destroyed.
+// The page of a process at http://HOST:PORT until destroyed: /metrics; /livez and /readyz say 200, or 503 and why not.
 class MetricsServer {
  public:
-  // Port 0 takes a free one. UNAVAILABLE naming host and port if it can not be bound.
+  // `host` may be unix:PATH. Port 0 takes a free one. `registry` and `health` outlive the server; without health the
+  // process counts as alive and ready. UNAVAILABLE naming host and port if it can not be bound.
   static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& host, int port,
-                                                              const MetricsRegistry& registry);
-  ~MetricsServer();
+                                                              const MetricsRegistry& registry,
+                                                              const ProcessHealth* health = nullptr);
 
-  int port() const { return port_; }
+  int port() const { return pages_->port(); }  // 0 for a unix socket
 
  private:
-  MetricsServer();
-  std::unique_ptr<prometheus::Exposer> exposer_;
-  int port_ = 0;
+  explicit MetricsServer(std::unique_ptr<PageServer> pages) : pages_(std::move(pages)) {}
+  const std::unique_ptr<PageServer> pages_;
 };
+
+// What Prometheus expects of the page.
+inline constexpr char kMetricsContentType[] = "text/plain; version=0.0.4; charset=utf-8";
+// The answers of /livez and /readyz. The latter's body tells both apart: "ok", "not live: ...", "not ready: ...".
+Page LivenessPage(const ProcessHealth* health);
+Page ReadinessPage(const ProcessHealth* health);
 
 }  // namespace outrider
