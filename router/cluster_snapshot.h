@@ -59,6 +59,13 @@ struct GroupRef {
   std::string numerics_id;
 };
 
+// Why something that a group said is not taken.
+enum class StaleReason : uint8_t {
+  kAttempt,      // the attempt is not open (any more)
+  kFenced,       // the group was given up, then spoke again
+  kIncarnation,  // it is in another life than the one that was spoken to
+};
+
 struct DraftWorkerView {
   std::string id;
   uint64_t incarnation = 0;

@@ -1,16 +1,21 @@
 #include "router/dispatch_queue.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
+#include "router/retry_after.h"
 
 namespace outrider::router {
 namespace {
 
 // Calls prepared (tokenized) between two turns, so that leases are looked after meanwhile.
 constexpr size_t kPreparedAtOnce = 16;
+// What a refusal says at least and at most.
+constexpr Duration kRetryAfterMin = std::chrono::milliseconds(100);
+constexpr Duration kRetryAfterMax = std::chrono::seconds(30);
 
 std::string StateOf(const GroupView& group) {
   if (group.draining) return "is draining";
@@ -19,25 +24,126 @@ std::string StateOf(const GroupView& group) {
   return "serves";
 }
 
+int64_t WholeMs(Duration duration) { return std::chrono::duration_cast<std::chrono::milliseconds>(duration).count(); }
+
 }  // namespace
 
-void DispatchQueue::Route(CallId call_id, std::optional<RoutingNeeds> needs, int64_t num_tokens_estimate,
-                          AdmissionController::Place place, TimePoint now, Decisions& decisions) {
-  if (needs.has_value() && (admission_.empty() || place == AdmissionController::Place::kFront)) {
+AdmissionController::Arrival DispatchQueue::ArrivalOf(const RouteRequest& request) {
+  return {.num_tokens = request.num_tokens,
+          .replay = request.kind != RouteKind::kNew,
+          .priority = request.priority,
+          .since = request.since,
+          .deadline = request.deadline};
+}
+
+void DispatchQueue::Route(CallId call_id, RouteRequest request, TimePoint now, Decisions& decisions) {
+  if (request.needs.has_value()) request.num_tokens = request.needs->num_tokens;
+  const bool is_new = request.kind == RouteKind::kNew;
+  const Verdict verdict = Judge(request, now);
+  if (verdict == Verdict::kQuarantined) {
+    decisions.refusals.push_back({call_id, QuarantineOf(request, now), /*admitted=*/!is_new});
+    return;
+  }
+  Waiting waiting{.request = std::move(request)};
+  RouteRequest& wanted = waiting.request;
+  if (verdict == Verdict::kMayStart && wanted.needs.has_value() && (admission_.empty() || !is_new) &&
+      Pay(waiting, now)) {
     RoutingRefusal refusal;
-    if (std::optional<GroupRef> group = Place(*needs, &refusal)) {
+    if (std::optional<GroupRef> group = Place(*wanted.needs, &refusal)) {
       decisions.starts.push_back({call_id, *std::move(group)});
       return;
     }
   }
-  absl::Status refused =
-      admission_.Enqueue(call_id, place, needs.has_value() ? needs->num_tokens : num_tokens_estimate, now);
+  absl::Status refused = is_new ? CheckWait(wanted, now) : absl::OkStatus();
+  std::vector<AdmissionController::Ticket> displaced;
+  if (refused.ok()) {
+    refused = admission_.Enqueue(call_id, ArrivalOf(wanted), displaced);
+    if (!refused.ok()) refused = WithRetryAfter(refused, RetryAfter(now));
+  }
   if (!refused.ok()) {
-    decisions.refusals.push_back({call_id, std::move(refused)});
+    decisions.refusals.push_back({call_id, std::move(refused), /*admitted=*/false});
     return;
   }
-  turn_wanted_ |= !needs.has_value() || admission_.num_requests() == 1;
-  waiting_.emplace(call_id, Waiting{.needs = std::move(needs)});
+  for (const CallId victim : displaced) {
+    waiting_.erase(victim);
+    decisions.refusals.push_back(
+        {victim, WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(
+                                    "the queue is full, and a request of higher priority came; try again later")),
+                                RetryAfter(now))});
+  }
+  turn_wanted_ |= !wanted.needs.has_value() || admission_.num_requests() == 1;
+  waiting_.emplace(call_id, std::move(waiting));
+}
+
+DispatchQueue::Verdict DispatchQueue::Judge(const RouteRequest& request, TimePoint now) const {
+  if (request.kind == RouteKind::kNew && request.needs.has_value() &&
+      quarantine_.Remaining(request.needs->fingerprint, now) > Duration::zero()) {
+    return Verdict::kQuarantined;
+  }
+  int num_died = 0, num_unknown = 0;
+  for (const GroupRef& group : request.lost_on) {
+    const GroupFate fate = registry_.FateOf(group);
+    num_died += fate == GroupFate::kDied;
+    num_unknown += fate == GroupFate::kUnknown;
+  }
+  if (num_died >= kGroupDeathsMax) return Verdict::kQuarantined;
+  return num_died + num_unknown >= kGroupDeathsMax ? Verdict::kWaits : Verdict::kMayStart;
+}
+
+absl::Status DispatchQueue::QuarantineOf(const RouteRequest& request, TimePoint now) {
+  ++num_quarantined_;
+  if (request.kind == RouteKind::kNew) {
+    return absl::InternalError(absl::StrCat(
+        "the request is quarantined for ", WholeMs(quarantine_.Remaining(request.needs->fingerprint, now)),
+        " ms more: one like it was on ", kGroupDeathsMax, " target groups when they died; look at their logs"));
+  }
+  if (request.needs.has_value()) quarantine_.Add(request.needs->fingerprint, now);
+  std::vector<std::string> groups;
+  for (const GroupRef& group : request.lost_on) {
+    if (registry_.FateOf(group) == GroupFate::kDied) groups.push_back(group.group_id);
+  }
+  return absl::InternalError(absl::StrCat("the request is quarantined: it was on ", groups.size(),
+                                          " target groups when they died (", absl::StrJoin(groups, ", "),
+                                          ") and is not tried again; look at their logs"));
+}
+
+absl::Status DispatchQueue::CheckWait(const RouteRequest& request, TimePoint now) {
+  const std::optional<double> rate = rate_.TokensPerSecond(now);
+  // Without a rate, or with nobody to serve, time will tell.
+  if (!rate.has_value() || admission_.empty()) return absl::OkStatus();
+  const AdmissionController::Arrival arrival = ArrivalOf(request);
+  const Duration wait = FromMillis(1000.0 * static_cast<double>(admission_.TokensAhead(arrival)) / *rate);
+  const Duration wait_max = options_.admission.queue_timeout;
+  if (wait > wait_max) {
+    return WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(
+                              "the queue is too long: the request would wait for about ", WholeMs(wait),
+                              " ms, and may for ", WholeMs(wait_max), " (queue_timeout_ms); try again later")),
+                          std::clamp(wait - wait_max, kRetryAfterMin, kRetryAfterMax));
+  }
+  if (!request.deadline.has_value()) return absl::OkStatus();
+  const Duration served_in = rate_.MeanServiceTime();
+  const Duration left = *request.deadline - now;
+  if (wait + served_in <= left) return absl::OkStatus();
+  return WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(
+                            "the request can not make its deadline in ", WholeMs(left), " ms: it would wait for about ",
+                            WholeMs(wait), " ms and requests last ", WholeMs(served_in), " ms; try again later")),
+                        std::clamp(wait + served_in - left, kRetryAfterMin, kRetryAfterMax));
+}
+
+Duration DispatchQueue::RetryAfter(TimePoint now) {
+  const std::optional<double> rate = rate_.TokensPerSecond(now);
+  if (!rate.has_value()) return kRetryAfterDefault;
+  // Until an eighth of what waits is gone: then those who were refused come to a queue with room.
+  return std::clamp(FromMillis(1000.0 / 8 * static_cast<double>(admission_.num_tokens()) / *rate), kRetryAfterMin,
+                    kRetryAfterMax);
+}
+
+bool DispatchQueue::Pay(Waiting& waiting, TimePoint now) {
+  if (waiting.paid || waiting.request.kind != RouteKind::kReplay) return true;
+  if (budget_.TryTake(now)) return waiting.paid = true;
+  const TimePoint next = budget_.NextAt(now);
+  budget_turn_ = budget_turn_.has_value() ? std::min(*budget_turn_, next) : next;
+  return false;
 }
 
 void DispatchQueue::OnPrepared(CallId call_id, absl::StatusOr<RoutingNeeds> needs, Decisions& decisions) {
@@ -45,8 +151,10 @@ void DispatchQueue::OnPrepared(CallId call_id, absl::StatusOr<RoutingNeeds> need
   const auto it = waiting_.find(call_id);
   if (it == waiting_.end()) return;  // withdrawn or expired meanwhile
   if (needs.ok()) {
+    RouteRequest& request = it->second.request;
     admission_.SetTokens(call_id, needs->num_tokens);
-    it->second.needs = *std::move(needs);
+    request.num_tokens = needs->num_tokens;
+    request.needs = *std::move(needs);
     return;
   }
   admission_.Remove(call_id);
@@ -54,21 +162,24 @@ void DispatchQueue::OnPrepared(CallId call_id, absl::StatusOr<RoutingNeeds> need
   decisions.refusals.push_back({call_id, needs.status()});
 }
 
-bool DispatchQueue::Withdraw(CallId call_id) {
+bool DispatchQueue::Withdraw(CallId call_id, TimePoint now) {
   if (waiting_.erase(call_id) == 0) return false;
   admission_.Remove(call_id);
+  if (admission_.empty()) rate_.SetBusy(false, now);
   return true;
 }
 
-void DispatchQueue::Release(const GroupRef& group, const GroupLoad& load) {
+void DispatchQueue::Release(const GroupRef& group, const GroupLoad& load, std::optional<Duration> served_in,
+                            TimePoint now) {
   registry_.Release(group.group_id, group.incarnation, load);
+  if (served_in.has_value()) rate_.Served(load.num_tokens, *served_in, now);
   turn_wanted_ |= !admission_.empty();
 }
 
 void DispatchQueue::Hold(const GroupRef& group) { registry_.Hold(group.group_id, group.incarnation); }
 
 absl::StatusOr<HeartbeatNews> DispatchQueue::Heartbeat(const GroupReport& report, TimePoint now) {
-  turn_wanted_ |= !admission_.empty();
+  turn_wanted_ |= !admission_.empty() || report.who.draining;
   return registry_.Heartbeat(report, now);
 }
 
@@ -85,48 +196,104 @@ void DispatchQueue::SetConnected(const std::string& group_id, uint64_t incarnati
   turn_wanted_ |= connected;
 }
 
+std::optional<TimePoint> DispatchQueue::next_turn() const {
+  const std::optional<TimePoint> expiry = admission_.next_expiry();
+  if (!expiry.has_value() || !budget_turn_.has_value()) return expiry;
+  return std::min(*expiry, *budget_turn_);
+}
+
 void DispatchQueue::TakeTurn(TimePoint now, bool model_ready, Decisions& decisions) {
   turn_wanted_ = false;
+  budget_turn_.reset();
   for (LostWorker& lost : registry_.Expire(now)) decisions.lost.push_back(std::move(lost));
   for (const CallId call_id : admission_.TakeExpired(now)) {
     const auto it = waiting_.find(call_id);
     CHECK(it != waiting_.end());
-    const std::optional<RoutingNeeds>& needs = it->second.needs;
-    decisions.refusals.push_back(
-        {call_id, absl::UnavailableError(
-                      absl::StrCat("no target group could take the request within ",
-                                   static_cast<int64_t>(ToMillis(options_.admission.queue_timeout)),
-                                   " ms (queue_timeout_ms): ", WhyNot(needs.has_value() ? &*needs : nullptr)))});
+    decisions.refusals.push_back({call_id, RefusalOfExpired(it->second, now)});
     waiting_.erase(it);
   }
-  StartWhoCan(model_ready, decisions);
+  HandOverDraining(decisions);
+  StartWhoCan(now, model_ready, decisions);
+  // While nobody serves, waiting says nothing about how fast it goes.
+  const std::vector<GroupView>& groups = registry_.snapshot().groups;
+  rate_.SetBusy(!admission_.empty() &&
+                    std::any_of(groups.begin(), groups.end(), [](const GroupView& group) { return group.usable(); }),
+                now);
 }
 
-void DispatchQueue::StartWhoCan(bool model_ready, Decisions& decisions) {
+absl::Status DispatchQueue::RefusalOfExpired(const Waiting& waiting, TimePoint now) const {
+  const RouteRequest& request = waiting.request;
+  if (request.deadline.has_value() && *request.deadline <= now) {
+    return absl::DeadlineExceededError("the client's deadline has passed");
+  }
+  const bool is_new = request.kind == RouteKind::kNew;
+  return absl::UnavailableError(absl::StrCat("no target group could take the request within ",
+                                             WholeMs(admission_.WaitMax(ArrivalOf(request))),
+                                             is_new ? " ms (queue_timeout_ms): " : " ms (replay_wait_ms): ",
+                                             WhyNot(request.needs.has_value() ? &*request.needs : nullptr)));
+}
+
+void DispatchQueue::HandOverDraining(Decisions& decisions) {
+  for (const GroupView& group : registry_.snapshot().groups) {
+    if (!group.draining || !group.connected || group.own.num_lanes == 0) continue;
+    int64_t num_lanes = 0;
+    for (const GroupView& other : registry_.snapshot().groups) {
+      if (!other.usable() || other.held || other.numerics_id != group.numerics_id || other.model != group.model)
+        continue;
+      num_lanes += std::max<int64_t>(0, other.max_sequences - other.num_lanes());
+    }
+    if (num_lanes == 0) continue;
+    decisions.hand_overs.push_back({.group = {.group_id = group.id,
+                                              .incarnation = group.incarnation,
+                                              .epoch = group.epoch,
+                                              .numerics_id = group.numerics_id},
+                                    .num_lanes = std::min(num_lanes, group.own.num_lanes)});
+  }
+}
+
+void DispatchQueue::StartWhoCan(TimePoint now, bool model_ready, Decisions& decisions) {
   if (admission_.empty()) return;
+  using Visit = AdmissionController::Visit;
   admission_.VisitInOrder([&](CallId call_id) {
     const auto it = waiting_.find(call_id);
     CHECK(it != waiting_.end());
     Waiting& waiting = it->second;
-    if (!waiting.needs.has_value()) {
-      if (!model_ready || decisions.to_prepare.size() >= kPreparedAtOnce) return AdmissionController::Visit::kStop;
+    const RouteRequest& request = waiting.request;
+    const auto refuse = [&](absl::Status status) {
+      decisions.refusals.push_back({call_id, std::move(status)});
+      waiting_.erase(it);
+      return Visit::kTake;
+    };
+    if (!request.needs.has_value()) {
+      if (!model_ready || decisions.to_prepare.size() >= kPreparedAtOnce) return Visit::kStop;
       if (!waiting.preparing) {
         waiting.preparing = true;
         decisions.to_prepare.push_back(call_id);
       }
-      return AdmissionController::Visit::kSkip;
+      return Visit::kSkip;
+    }
+    const Verdict verdict = Judge(request, now);
+    if (verdict == Verdict::kQuarantined) return refuse(QuarantineOf(request, now));
+    if (verdict == Verdict::kWaits || !Pay(waiting, now)) return Visit::kSkip;
+    if (request.kind == RouteKind::kNew && request.deadline.has_value() &&
+        now + rate_.MeanServiceTime() / 2 > *request.deadline) {
+      return refuse(WithRetryAfter(
+          absl::ResourceExhaustedError(absl::StrCat("the request can not make its deadline in ",
+                                                    WholeMs(*request.deadline - now), " ms: requests last ",
+                                                    WholeMs(rate_.MeanServiceTime()), " ms; try again later")),
+          RetryAfter(now)));
     }
     RoutingRefusal refusal;
-    std::optional<GroupRef> group = Place(*waiting.needs, &refusal);
+    std::optional<GroupRef> group = Place(*request.needs, &refusal);
     if (!group.has_value()) {
       // Whoever is asked for by numerics or size must not hold up those that any group can take.
       const bool only_this = refusal == RoutingRefusal::kNoneFits ||
-                             (refusal == RoutingRefusal::kAllBusy && !waiting.needs->numerics_id.empty());
-      return only_this ? AdmissionController::Visit::kSkip : AdmissionController::Visit::kStop;
+                             (refusal == RoutingRefusal::kAllBusy && !request.needs->numerics_id.empty());
+      return only_this ? Visit::kSkip : Visit::kStop;
     }
     decisions.starts.push_back({call_id, *std::move(group)});
     waiting_.erase(it);
-    return AdmissionController::Visit::kTake;
+    return Visit::kTake;
   });
 }
 

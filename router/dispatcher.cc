@@ -14,6 +14,9 @@ constexpr Duration kTurnInterval = std::chrono::milliseconds(100);
 // Without a turn for so long, the router does not call itself healthy.
 constexpr Duration kStalledAfter = std::chrono::seconds(5);
 constexpr size_t kMaxLogged = 1024;
+// A group that was given up is listened to for so long, to count what it still says; and so many are.
+constexpr Duration kFencedMax = std::chrono::seconds(60);
+constexpr size_t kMaxFenced = 64;
 
 }  // namespace
 
@@ -39,12 +42,16 @@ void Dispatcher::Close() {
   }
   if (thread_.joinable()) thread_.join();
   absl::flat_hash_map<std::string, Client> clients;
+  decltype(fenced_) fenced;
   {
     MutexLock lock(mu_);
     clients.swap(clients_);
+    fenced.swap(fenced_);
   }
   for (auto& [id, client] : clients) client.client->Close();
+  for (auto& [since, client] : fenced) client->Close();
   clients.clear();
+  fenced.clear();
   gate_.AwaitNone();
 }
 
@@ -63,7 +70,7 @@ void Dispatcher::Run() {
     {
       MutexLock lock(mu_);
       TimePoint until = last_turn_ + kTurnInterval;
-      if (const auto expiry = queue_.next_expiry()) until = std::min(until, *expiry);
+      if (const auto next = queue_.next_turn()) until = std::min(until, *next);
       while (!stopped_ && !queue_.turn_wanted() && wake_changed_.WaitUntil(mu_, until)) {
       }
       if (stopped_) return;
@@ -83,11 +90,24 @@ void Dispatcher::TakeTurn(Work& work) {
                static_cast<int64_t>(ToMillis(queue_.options().registry.worker_timeout)), " ms");
     if (!lost.is_group) continue;
     if (const auto it = clients_.find(lost.id); it != clients_.end()) {
-      work.to_close.push_back(std::move(it->second.client));
+      Fence(std::move(it->second.client), work);
       clients_.erase(it);
     }
   }
+  for (const DispatchQueue::HandOver& hand_over : decisions.hand_overs) {
+    if (const auto it = clients_.find(hand_over.group.group_id); it != clients_.end()) {
+      work.hand_overs.emplace_back(it->second.client, hand_over.num_lanes);
+    }
+  }
+  std::erase_if(fenced_, [&](const auto& entry) {
+    if (entry.second->ended()) return true;
+    if (now - entry.first < kFencedMax) return false;
+    work.to_close.push_back(entry.second);
+    return true;
+  });
   Resolve(decisions, work);
+  metrics_->RequestsQuarantined(queue_.num_quarantined() -
+                                std::exchange(num_quarantined_told_, queue_.num_quarantined()));
   for (const auto& [id, client] : clients_) work.to_keep_open.push_back(client.client);
   const ClusterSnapshot& cluster = queue_.snapshot();
   metrics_->SetQueue(queue_.num_requests(), queue_.num_tokens());
@@ -95,6 +115,15 @@ void Dispatcher::TakeTurn(Work& work) {
                        static_cast<int>(std::count_if(cluster.groups.begin(), cluster.groups.end(),
                                                       [](const GroupView& group) { return group.usable(); })),
                        static_cast<int>(cluster.draft_workers.size()));
+}
+
+void Dispatcher::Fence(std::shared_ptr<TargetClient> client, Work& work) {
+  if (fenced_.size() >= kMaxFenced) {
+    work.to_close.push_back(std::move(fenced_.front().second));
+    fenced_.erase(fenced_.begin());
+  }
+  work.to_fence.push_back(client);
+  fenced_.emplace_back(clock_->Now(), std::move(client));
 }
 
 void Dispatcher::Resolve(DispatchQueue::Decisions& decisions, Work& work) {
@@ -118,8 +147,10 @@ void Dispatcher::Resolve(DispatchQueue::Decisions& decisions, Work& work) {
 }
 
 void Dispatcher::Do(Work& work) {
+  for (const auto& client : work.to_fence) client->Fence();
   for (const auto& client : work.to_close) client->Close();
   for (const auto& client : work.to_keep_open) client->KeepOpen();
+  for (const auto& [client, num_lanes] : work.hand_overs) client->HandOver(num_lanes);
   for (auto& [call, status] : work.refusals) call->Refuse(status);
   for (auto& [call, placement] : work.starts) call->Start(std::move(placement));
   if (work.to_prepare.empty()) return;
@@ -138,32 +169,36 @@ void Dispatcher::Do(Work& work) {
   }
 }
 
-void Dispatcher::Route(const std::shared_ptr<RoutedCall>& call, std::optional<RoutingNeeds> needs,
-                       int64_t num_tokens_estimate, AdmissionController::Place place) {
+bool Dispatcher::Route(const std::shared_ptr<RoutedCall>& call, RouteRequest request) {
   Work work;
+  bool admitted = true;
   {
     MutexLock lock(mu_);
     DispatchQueue::Decisions decisions;
     waiting_[call->call_id()] = call;
-    queue_.Route(call->call_id(), std::move(needs), num_tokens_estimate, place, clock_->Now(), decisions);
+    queue_.Route(call->call_id(), std::move(request), clock_->Now(), decisions);
+    for (const DispatchQueue::Refusal& refusal : decisions.refusals) {
+      if (refusal.call_id == call->call_id()) admitted = refusal.admitted;
+    }
     Resolve(decisions, work);
     WakeIfWanted();
   }
   Do(work);
+  return admitted;
 }
 
 void Dispatcher::Withdraw(const RoutedCall& call) {
   std::shared_ptr<RoutedCall> kept;  // its destructor runs without the lock
   MutexLock lock(mu_);
-  if (!queue_.Withdraw(call.call_id())) return;
+  if (!queue_.Withdraw(call.call_id(), clock_->Now())) return;
   const auto it = waiting_.find(call.call_id());
   kept = std::move(it->second);
   waiting_.erase(it);
 }
 
-void Dispatcher::Release(const GroupRef& group, const GroupLoad& load) {
+void Dispatcher::Release(const GroupRef& group, const GroupLoad& load, std::optional<Duration> served_in) {
   MutexLock lock(mu_);
-  queue_.Release(group, load);
+  queue_.Release(group, load, served_in, clock_->Now());
   WakeIfWanted();
 }
 
@@ -180,7 +215,7 @@ bool Dispatcher::LogOnce(const std::string& worker_id, uint64_t incarnation) {
 absl::StatusOr<std::vector<DraftWorkerView>> Dispatcher::Heartbeat(const GroupReport& report) {
   std::vector<DraftWorkerView> draft_workers;
   std::shared_ptr<TargetClient> client;
-  std::shared_ptr<TargetClient> old_client;
+  Work fenced;
   HeartbeatNews news;
   {
     MutexLock lock(mu_);
@@ -193,15 +228,9 @@ absl::StatusOr<std::vector<DraftWorkerView>> Dispatcher::Heartbeat(const GroupRe
     news = *heard;
     Client& known = clients_[report.who.id];
     if (known.client == nullptr || news != HeartbeatNews::kNone) {
-      old_client = std::move(known.client);
+      if (known.client != nullptr) Fence(std::move(known.client), fenced);
       known.incarnation = report.who.incarnation;
-      known.client =
-          TargetClient::Create({.group_id = report.who.id,
-                                .address = report.who.address,
-                                .clock = clock_,
-                                .gate = &gate_,
-                                .on_connected = [this, id = report.who.id, incarnation = report.who.incarnation](
-                                                    bool connected) { OnConnected(id, incarnation, connected); }});
+      known.client = MakeClient(report.who);
     }
     client = known.client;
     for (const DraftWorkerView* worker : queue_.DraftWorkersOf(report.who.id)) draft_workers.push_back(*worker);
@@ -214,7 +243,7 @@ absl::StatusOr<std::vector<DraftWorkerView>> Dispatcher::Heartbeat(const GroupRe
   } else if (news == HeartbeatNews::kRestarted) {
     LogInfo("target group ", report.who.id, " restarted, now at ", report.who.address);
   }
-  if (old_client != nullptr) old_client->Close();
+  Do(fenced);
   client->KeepOpen();
   store_.Want(report.model, client);
   return draft_workers;
@@ -234,6 +263,18 @@ absl::Status Dispatcher::Heartbeat(const DraftWorkerReport& report) {
     LogInfo("draft worker ", report.who.id, " restarted, now at ", report.who.address);
   }
   return absl::OkStatus();
+}
+
+std::shared_ptr<TargetClient> Dispatcher::MakeClient(const WorkerIdentity& who) {
+  return TargetClient::Create(
+      {.group_id = who.id,
+       .incarnation = who.incarnation,
+       .address = who.address,
+       .clock = clock_,
+       .gate = &gate_,
+       .on_connected = [this, id = who.id,
+                        incarnation = who.incarnation](bool connected) { OnConnected(id, incarnation, connected); },
+       .on_stale = [this](StaleReason reason, int num_events) { metrics_->StaleEvents(reason, num_events); }});
 }
 
 void Dispatcher::OnConnected(const std::string& group_id, uint64_t incarnation, bool connected) {

@@ -70,13 +70,13 @@ class Dispatcher {
   Dispatcher& operator=(const Dispatcher&) = delete;
 
   // --- Calls.
-  // `needs` are absent if there is no model yet; `num_tokens_estimate` then stands for the load. Ends in exactly one of
-  // Start, Refuse and Withdraw, maybe before this returns.
-  void Route(const std::shared_ptr<RoutedCall>& call, std::optional<RoutingNeeds> needs, int64_t num_tokens_estimate,
-             AdmissionController::Place place);
+  // Ends in exactly one of Start, Refuse and Withdraw, maybe before this returns. False if it was refused at once: it
+  // was never admitted.
+  bool Route(const std::shared_ptr<RoutedCall>& call, RouteRequest request);
   // The call does not want a group any more. Of one that does not wait: nothing happens.
   void Withdraw(const RoutedCall& call);
-  void Release(const GroupRef& group, const GroupLoad& load);
+  // `served_in`: what is released was served, in so long from its start.
+  void Release(const GroupRef& group, const GroupLoad& load, std::optional<Duration> served_in);
   void Hold(const GroupRef& group);
 
   // --- Workers. Errors are those of WorkerRegistry.
@@ -105,15 +105,20 @@ class Dispatcher {
     std::vector<std::pair<std::shared_ptr<RoutedCall>, Placement>> starts;
     std::vector<std::pair<std::shared_ptr<RoutedCall>, absl::Status>> refusals;
     std::vector<std::shared_ptr<RoutedCall>> to_prepare;
+    std::vector<std::pair<std::shared_ptr<TargetClient>, int64_t>> hand_overs;
+    std::vector<std::shared_ptr<TargetClient>> to_fence;
     std::vector<std::shared_ptr<TargetClient>> to_close;
     std::vector<std::shared_ptr<TargetClient>> to_keep_open;
   };
 
   void Run();
   void TakeTurn(Work& work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Nothing more is taken from the client's group; what it says is counted.
+  void Fence(std::shared_ptr<TargetClient> client, Work& work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Finds the calls and clients that decisions are about.
   void Resolve(DispatchQueue::Decisions& decisions, Work& work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Do(Work& work);
+  std::shared_ptr<TargetClient> MakeClient(const WorkerIdentity& who);
   void OnConnected(const std::string& group_id, uint64_t incarnation, bool connected);
   void Wake() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void WakeIfWanted() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -130,10 +135,13 @@ class Dispatcher {
   DispatchQueue queue_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<CallId, std::shared_ptr<RoutedCall>> waiting_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<std::string, Client> clients_ ABSL_GUARDED_BY(mu_);
+  // Given up; open until they speak or kFencedMax has passed.
+  std::vector<std::pair<TimePoint, std::shared_ptr<TargetClient>>> fenced_ ABSL_GUARDED_BY(mu_);
   // Workers whose refusal was logged, so that each is once.
   absl::flat_hash_set<std::pair<std::string, uint64_t>> logged_ ABSL_GUARDED_BY(mu_);
 
   ModelStore store_;
+  int64_t num_quarantined_told_ ABSL_GUARDED_BY(mu_) = 0;
   std::thread thread_;
 };
 

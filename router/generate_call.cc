@@ -10,6 +10,7 @@
 #include "router/grpc_status.h"
 #include "router/proto_conversions.h"
 #include "router/request_validation.h"
+#include "router/retry_after.h"
 
 namespace outrider::router {
 namespace {
@@ -55,6 +56,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateCall::Begin(const CallEn
     MutexLock lock(call->mu_);
     call->self_ = call;
   }
+  context->AddInitialMetadata(kRequestIdKey, call->request_name_);
   call->Arrive();
   return call.get();
 }
@@ -66,9 +68,11 @@ GenerateCall::GenerateCall(const CallEnvironment& environment, grpc::CallbackSer
       context_(context),
       message_(request),
       arrival_(environment.clock->Now()),
-      lifecycle_({.request_name = environment.calls->NameOf(call_id),
+      request_name_(environment.calls->NameOf(call_id)),
+      lifecycle_({.request_name = request_name_,
                   .arrival = arrival_,
                   .deadline = DeadlineOf(*context, arrival_),
+                  .priority = request->priority(),
                   .max_stream_buffer_bytes = environment.max_stream_buffer_bytes}) {}
 
 GenerateCall::~GenerateCall() = default;
@@ -136,6 +140,7 @@ absl::Status GenerateCall::PrepareLocked(std::shared_ptr<const ServedModel> mode
 }
 
 void GenerateCall::Start(Placement placement) {
+  NoteAdmitted();
   AfterLock after;
   {
     MutexLock lock(mu_);
@@ -203,6 +208,22 @@ void GenerateCall::OnTargetLost(uint64_t request_id, const absl::Status& status)
   Do(std::move(after));
 }
 
+void GenerateCall::OnHandOver(uint64_t request_id) {
+  AfterLock after;
+  {
+    MutexLock lock(mu_);
+    Commands commands;
+    lifecycle_.OnHandOver(request_id, environment_.clock->Now(), commands);
+    after = Do(std::move(commands));
+  }
+  Do(std::move(after));
+}
+
+void GenerateCall::NoteAdmitted() {
+  if (admitted_.exchange(true)) return;
+  environment_.request_log->Accepted(request_name_);
+}
+
 GenerateCall::AfterLock GenerateCall::Do(Commands commands) {
   AfterLock after;
   // Commands that follow from carrying these out are appended, so by index.
@@ -213,18 +234,19 @@ GenerateCall::AfterLock GenerateCall::Do(Commands commands) {
             [&](RouteCall& route) { after.route = std::move(route); },
             [&](const WithdrawCall&) { after.withdraw = true; },
             [&](const SubmitAttempt& submit) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-              if (!Submit(submit)) lifecycle_.OnSubmitRefused(commands);
+              if (!Submit(submit)) lifecycle_.OnSubmitRefused(environment_.clock->Now(), commands);
             },
             [&](const CancelAttempt& cancel) ABSL_NO_THREAD_SAFETY_ANALYSIS { client_->Cancel(cancel.attempt_id); },
             [&](const ForgetAttempt& forget) ABSL_NO_THREAD_SAFETY_ANALYSIS { client_->Forget(forget.attempt_id); },
             [&](const StopLane& stop)
                 ABSL_NO_THREAD_SAFETY_ANALYSIS { client_->StopAt(stop.attempt_id, stop.lane, stop.num_output_tokens); },
-            [&](const ReleaseLoad& release)
-                ABSL_NO_THREAD_SAFETY_ANALYSIS { environment_.dispatcher->Release(lifecycle_.group(), release.load); },
+            [&](const ReleaseLoad& release) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+              environment_.dispatcher->Release(lifecycle_.group(), release.load, release.served_in);
+            },
             [&](const HoldGroup&) ABSL_NO_THREAD_SAFETY_ANALYSIS { environment_.dispatcher->Hold(lifecycle_.group()); },
             [&](const WriteStarted&) ABSL_NO_THREAD_SAFETY_ANALYSIS { WriteStart(); },
             [&](const WriteEvent& write) ABSL_NO_THREAD_SAFETY_ANALYSIS { Write(write); },
-            [&](const FinishCall& finish) { Finish(ToGrpcStatus(finish.status)); },
+            [&](const FinishCall& finish) { End(finish.status); },
             [&](const SetTimer& timer) ABSL_NO_THREAD_SAFETY_ANALYSIS { StartTimer(timer.after); },
             [&](const CutClient&) { context_->TryCancel(); },
             [&](const Report& report) ABSL_NO_THREAD_SAFETY_ANALYSIS { Tell(report); },
@@ -236,9 +258,8 @@ GenerateCall::AfterLock GenerateCall::Do(Commands commands) {
 
 void GenerateCall::Do(AfterLock after) {
   if (after.route.has_value()) {
-    environment_.dispatcher->Route(
-        shared_from_this(), std::move(after.route->needs), after.route->num_tokens,
-        after.route->again ? AdmissionController::Place::kFront : AdmissionController::Place::kBack);
+    const bool admitted = environment_.dispatcher->Route(shared_from_this(), std::move(after.route->request));
+    if (admitted) NoteAdmitted();
     // A cancel that came in between found nothing to withdraw.
     MutexLock lock(mu_);
     after.withdraw |= lifecycle_.ending();
@@ -252,6 +273,14 @@ bool GenerateCall::Submit(const SubmitAttempt& command) {
   submit.set_attempt(command.attempt);
   submit.set_deadline_ms(DeadlineMs(lifecycle_.deadline(), environment_.clock->Now()));
   return client_->Submit(std::move(submit), shared_from_this());
+}
+
+void GenerateCall::End(const absl::Status& status) {
+  if (const std::optional<Duration> after = RetryAfterOf(status); after.has_value()) {
+    context_->AddTrailingMetadata(kRetryPushbackKey,
+                                  absl::StrCat(std::chrono::duration_cast<std::chrono::milliseconds>(*after).count()));
+  }
+  Finish(ToGrpcStatus(status));
 }
 
 void GenerateCall::WriteStart() {
@@ -287,6 +316,9 @@ void GenerateCall::Tell(const Report& report) {
     case Report::Kind::kAttemptLost:
       metrics.AttemptLost();
       return;
+    case Report::Kind::kHandedOver:
+      metrics.AttemptHandedOver();
+      return;
     case Report::Kind::kOutputTokens:
       metrics.OutputTokens(static_cast<int>(report.count));
       return;
@@ -300,7 +332,7 @@ void GenerateCall::Tell(const Report& report) {
       metrics.StreamCut();
       return;
     case Report::Kind::kStaleEvent:
-      metrics.StaleEvents(report.count);
+      metrics.StaleEvents(StaleReason::kAttempt, static_cast<int>(report.count));
       return;
     case Report::Kind::kProtocolBroken:
       LogError("request ", lifecycle_.request_name(), " on group ", lifecycle_.group().group_id, ": ",
@@ -347,6 +379,13 @@ void GenerateCall::OnDone() {
   self = std::move(self_);
   done_ = true;
   if (timer_ != nullptr) timer_->Cancel();
+  if (admitted_.load()) {
+    environment_.request_log->Ended(
+        request_name_, {.status = lifecycle_.end_status(),
+                        .num_attempts = lifecycle_.num_attempts(),
+                        .num_output_tokens = lifecycle_.prepared() ? lifecycle_.relay().num_output_tokens() : 0,
+                        .total = environment_.clock->Now() - arrival_});
+  }
   environment_.metrics->RequestEnded(lifecycle_.end_status().code(), environment_.clock->Now() - arrival_);
   environment_.metrics->SetRunning(environment_.calls->num_open() - 1);
   // The last use of what calls share.

@@ -7,6 +7,7 @@
 #include <grpcpp/alarm.h>
 #include <grpcpp/grpcpp.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -20,16 +21,23 @@
 #include "router/call_registry.h"
 #include "router/dispatcher.h"
 #include "router/request_lifecycle.h"
+#include "router/request_log.h"
 #include "router/router_metrics.h"
 #include "router/target_client.h"
 
 namespace outrider::router {
+
+// Metadata of each call: the request's id with the first answer; with a refusal, in how many ms to come again (as
+// gRPC's retry design has it).
+inline constexpr char kRequestIdKey[] = "outrider-request-id";
+inline constexpr char kRetryPushbackKey[] = "grpc-retry-pushback-ms";
 
 // What calls share; outlives them.
 struct CallEnvironment {
   Dispatcher* dispatcher;
   RouterMetrics* metrics;
   CallRegistry* calls;
+  RequestLog* request_log;
   const Clock* clock;
   size_t max_stream_buffer_bytes;
 };
@@ -58,6 +66,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   // AttemptListener.
   void OnTargetEvent(v1::TargetEvent& event) override;
   void OnTargetLost(uint64_t request_id, const absl::Status& status) override;
+  void OnHandOver(uint64_t request_id) override;
 
  private:
   // What is to be done without the lock.
@@ -74,6 +83,10 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   // Carries out commands, and those that follow from them.
   AfterLock Do(Commands commands) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Do(AfterLock after);
+  // It was taken into the queue or started, for the first time.
+  void NoteAdmitted();
+  // The call ends so; a refusal tells when to come again.
+  void End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // False if the stream to the group is down.
   bool Submit(const SubmitAttempt& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Write(const WriteEvent& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -85,6 +98,8 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
   grpc::CallbackServerContext* const context_;
   const v1::GenerateRequest* const message_;
   const TimePoint arrival_;
+  const std::string request_name_;
+  std::atomic<bool> admitted_{false};
 
   Mutex mu_;
   std::shared_ptr<GenerateCall> self_ ABSL_GUARDED_BY(mu_);  // until OnDone

@@ -164,6 +164,8 @@ void GenerateRelay::End(Lane& lane, EndReason reason, LaneUsage usage, double qu
   // The client's count is what it got, wherever the group had come to.
   usage.output_tokens = static_cast<uint32_t>(lane.output_token_ids.size());
   usage.prompt_tokens = static_cast<uint32_t>(request_->prompt_token_ids.size());
+  // A replay finds output in the prefix cache too, which was never the client's to pay for.
+  usage.cached_tokens = std::min(usage.cached_tokens, usage.prompt_tokens);
   RelayTiming timing;
   timing.total = ToMillis(now - arrival_);
   timing.queue = (sent_at_.has_value() ? ToMillis(*sent_at_ - arrival_) : 0) + std::max(0.0, queue_ms);

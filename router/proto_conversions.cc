@@ -92,6 +92,7 @@ RequestInput ViewOf(const v1::GenerateRequest& request) {
   if (request.has_draft()) input.draft = request.draft();
   if (request.has_lookahead()) input.lookahead = request.lookahead();
   if (request.has_acceptance()) input.acceptance = static_cast<int32_t>(request.acceptance());
+  input.priority = request.priority();
   if (request.has_skip_special_tokens()) input.skip_special_tokens = request.skip_special_tokens();
   return input;
 }
@@ -127,6 +128,7 @@ v1::Submit ToSubmit(const ResolvedRequest& request, const GenerateRelay& relay) 
   }
   submit.set_draft(request.draft);
   submit.set_lookahead(request.lookahead);
+  submit.set_priority(request.priority);
   return submit;
 }
 

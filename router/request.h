@@ -43,6 +43,7 @@ struct RequestInput {
   std::optional<int32_t> lookahead;
   std::optional<int32_t> acceptance;  // the enum's number, known or not
   std::optional<bool> skip_special_tokens;
+  int32_t priority = 0;
 };
 
 // Every sampling parameter resolved, as common.proto's SamplingParams.
@@ -73,6 +74,7 @@ struct ResolvedRequest {
   bool draft = true;
   int32_t lookahead = -1;
   bool skip_special_tokens = true;
+  int32_t priority = 0;
 };
 
 }  // namespace outrider::router

@@ -1,18 +1,65 @@
 #include "router/request_lifecycle.h"
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "router/retry_after.h"
 #include "router/retry_policy.h"
 
 namespace outrider::router {
+namespace {
+
+constexpr Duration kDeadlineSlack = std::chrono::milliseconds(10);
+constexpr int kDeadlineRounding = 50;
+
+// FNV-1a over 64-bit words: equal on every router and in every run.
+class Hasher {
+ public:
+  void Add(uint64_t word) { hash_ = (hash_ ^ word) * 1099511628211ull; }
+  void Add(const std::vector<TokenId>& ids) {
+    Add(ids.size());
+    for (const TokenId id : ids) Add(static_cast<uint32_t>(id));
+  }
+  void AddFloat(float value) { Add(std::bit_cast<uint32_t>(value)); }
+  // Never 0, which means none.
+  uint64_t hash() const { return hash_ == 0 ? 1 : hash_; }
+
+ private:
+  uint64_t hash_ = 1469598103934665603ull;
+};
+
+// Of what a group is asked to do, but for the seed.
+uint64_t FingerprintOf(const ResolvedRequest& request) {
+  const ResolvedSampling& sampling = request.sampling;
+  Hasher hasher;
+  hasher.Add(request.prompt_token_ids);
+  for (const float value : {sampling.temperature, sampling.top_p, sampling.min_p, sampling.repetition_penalty,
+                            sampling.presence_penalty, sampling.frequency_penalty}) {
+    hasher.AddFloat(value);
+  }
+  for (const auto& [token_id, bias] : sampling.logit_bias) {
+    hasher.Add(static_cast<uint32_t>(token_id));
+    hasher.AddFloat(bias);
+  }
+  for (const uint64_t value : {sampling.top_k, sampling.max_tokens, sampling.min_tokens, request.num_choices}) {
+    hasher.Add(value);
+  }
+  hasher.Add(sampling.end_token_ids);
+  hasher.Add(sampling.stop_token_ids);
+  hasher.Add(static_cast<uint32_t>(sampling.num_logprobs));
+  return hasher.hash();
+}
+
+}  // namespace
 
 RoutingNeeds RequestLifecycle::Prepare(ResolvedRequest request, Model model) {
   CHECK(!prepared() && !ending_);
   request_ = std::move(request);
   model_ = std::move(model);
+  fingerprint_ = FingerprintOf(request_);
   relay_.emplace(&request_, model_.tokenizer, options_.arrival, options_.max_stream_buffer_bytes);
   return Needs();
 }
@@ -20,6 +67,7 @@ RoutingNeeds RequestLifecycle::Prepare(ResolvedRequest request, Model model) {
 RoutingNeeds RequestLifecycle::Needs() const {
   RoutingNeeds needs;
   needs.model = model_.key;
+  needs.fingerprint = fingerprint_;
   const int64_t num_prompt_tokens = static_cast<int64_t>(request_.prompt_token_ids.size());
   needs.num_context_tokens = static_cast<int>(num_prompt_tokens + request_.sampling.max_tokens);
   needs.num_lanes = 0;
@@ -34,12 +82,22 @@ RoutingNeeds RequestLifecycle::Needs() const {
 
 void RequestLifecycle::OnArrived(int64_t num_tokens_estimate, Commands& commands) {
   if (ending_) return;
-  RouteCall route{.num_tokens = num_tokens_estimate};
+  RouteRequest request = Request(RouteKind::kNew);
+  if (!prepared()) request.num_tokens = num_tokens_estimate;
+  commands.push_back(RouteCall{std::move(request)});
+}
+
+RouteRequest RequestLifecycle::Request(RouteKind kind) const {
+  RouteRequest request{.kind = kind,
+                       .since = waits_since_,
+                       .deadline = options_.deadline,
+                       .priority = options_.priority,
+                       .lost_on = lost_on_};
   if (prepared()) {
-    route.needs = Needs();
-    route.num_tokens = route.needs->num_tokens;
+    request.needs = Needs();
+    request.num_tokens = request.needs->num_tokens;
   }
-  commands.push_back(std::move(route));
+  return request;
 }
 
 void RequestLifecycle::OnRefused(const absl::Status& status, Commands& commands) {
@@ -47,8 +105,8 @@ void RequestLifecycle::OnRefused(const absl::Status& status, Commands& commands)
   if (lost_because_.empty()) {
     Fail(status, /*drop_pending=*/true, commands);
   } else {
-    Fail(absl::Status(status.code(), absl::StrCat(lost_because_, "; then ", status.message())),
-         /*drop_pending=*/false, commands);
+    Fail(WithMessage(status, absl::StrCat(lost_because_, "; then ", status.message())), /*drop_pending=*/false,
+         commands);
   }
 }
 
@@ -59,9 +117,10 @@ void RequestLifecycle::OnStart(GroupRef group, uint64_t attempt_id, TimePoint no
   charged_group_ = true;
   charged_ = {.num_lanes = needs.num_lanes, .num_tokens = needs.num_tokens};
   if (ending_) {
-    ReleaseAttempt(/*cancel=*/false, commands);
+    ReleaseAttempt(/*cancel=*/false, std::nullopt, commands);
     return;
   }
+  started_at_ = now;
   ++attempt_;
   attempt_id_ = attempt_id;
   numerics_id_ = group_.numerics_id;
@@ -76,14 +135,19 @@ void RequestLifecycle::OnStart(GroupRef group, uint64_t attempt_id, TimePoint no
   commands.push_back(SubmitAttempt{.attempt_id = attempt_id_, .attempt = attempt_});
 }
 
-void RequestLifecycle::OnSubmitRefused(Commands& commands) {
+void RequestLifecycle::OnSubmitRefused(TimePoint now, Commands& commands) {
   if (attempt_id_ == 0) return;
   // The stream went down between choice and submission: nothing was sent, so this is no attempt.
   --attempt_;
   attempt_id_ = 0;
+  if (options_.deadline.has_value() && *options_.deadline <= now) {
+    ReleaseAttempt(/*cancel=*/false, std::nullopt, commands);
+    Fail(absl::DeadlineExceededError("the client's deadline has passed"), /*drop_pending=*/false, commands);
+    return;
+  }
   commands.push_back(HoldGroup());
-  ReleaseAttempt(/*cancel=*/false, commands);
-  RouteAgain(commands);
+  ReleaseAttempt(/*cancel=*/false, std::nullopt, commands);
+  RouteAgain(RouteKind::kAgain, commands);
 }
 
 bool RequestLifecycle::Takes(uint64_t attempt_id, Commands& commands) {
@@ -125,7 +189,7 @@ void RequestLifecycle::OnLaneFinished(uint64_t attempt_id, uint32_t lane, EndRea
   if (!Takes(attempt_id, commands)) return;
   const absl::Status status = relay_->OnFinished(lane, reason, usage, queue_ms, now);
   if (status.ok()) {
-    EndLane(commands);
+    EndLane(now, commands);
   } else {
     FailBroken(status, commands);
   }
@@ -136,11 +200,12 @@ void RequestLifecycle::OnLaneFailed(uint64_t attempt_id, const absl::Status& sta
                                     Commands& commands) {
   if (!Takes(attempt_id, commands)) return;
   const LostAttempt lost{
-      .attempt = attempt_, .tokens_delivered = relay_->num_output_tokens() > 0, .code = status.code()};
+      .attempt = 1 + num_replays_, .tokens_delivered = relay_->num_output_tokens() > 0, .code = status.code()};
   if (lost.code == absl::StatusCode::kUnavailable || DecideRetry(lost) != RetryDecision::kGiveUp) {
     // The group is there, but does not take this now: what its last heartbeat told is old.
     commands.push_back(HoldGroup());
-    ReleaseAttempt(/*cancel=*/true, commands);
+    ReleaseAttempt(/*cancel=*/true, std::nullopt, commands);
+    if (lost.code == absl::StatusCode::kUnavailable) NoteLostOn();
     LoseAttempt(status, now, commands);
   } else {
     Fail(status, /*drop_pending=*/false, commands);
@@ -156,22 +221,47 @@ void RequestLifecycle::OnProtocolBroken(uint64_t attempt_id, const absl::Status&
 void RequestLifecycle::OnTargetLost(uint64_t attempt_id, const absl::Status& status, TimePoint now,
                                     Commands& commands) {
   if (!Takes(attempt_id, commands)) return;
-  ReleaseAttempt(/*cancel=*/false, commands);
+  ReleaseAttempt(/*cancel=*/false, std::nullopt, commands);
+  NoteLostOn();
   LoseAttempt(status, now, commands);
   Flush(commands);
 }
 
-void RequestLifecycle::EndLane(Commands& commands) {
+void RequestLifecycle::NoteLostOn() {
+  const auto same = [&](const GroupRef& group) {
+    return group.group_id == group_.group_id && group.incarnation == group_.incarnation;
+  };
+  if (std::none_of(lost_on_.begin(), lost_on_.end(), same)) lost_on_.push_back(group_);
+}
+
+void RequestLifecycle::OnHandOver(uint64_t attempt_id, TimePoint now, Commands& commands) {
+  if (ending_ || attempt_id == 0 || attempt_id != attempt_id_ || num_hand_overs_ >= kMaxHandOvers) return;
+  ++num_hand_overs_;
+  commands.push_back(Report{.kind = Report::Kind::kHandedOver});
+  ReleaseAttempt(/*cancel=*/true, std::nullopt, commands);
+  relay_->OnAttemptLost(now);
   if (relay_->done()) {
     ending_ = true;
-    ReleaseAttempt(/*cancel=*/false, commands);
+  } else {
+    lost_because_ =
+        absl::StrCat("group ", group_.group_id, " drained after ", relay_->num_output_tokens(), " output tokens");
+    waits_since_ = now;
+    RouteAgain(RouteKind::kHandOver, commands);
+  }
+  Flush(commands);
+}
+
+void RequestLifecycle::EndLane(TimePoint now, Commands& commands) {
+  if (relay_->done()) {
+    ending_ = true;
+    ReleaseAttempt(/*cancel=*/false, now - started_at_, commands);
     return;
   }
   const GroupLoad load{.num_lanes = 1,
                        .num_tokens = std::min<int64_t>(charged_.num_tokens, request_.sampling.max_tokens)};
   charged_.num_lanes -= load.num_lanes;
   charged_.num_tokens -= load.num_tokens;
-  commands.push_back(ReleaseLoad{load});
+  commands.push_back(ReleaseLoad{load, now - started_at_});
 }
 
 void RequestLifecycle::LoseAttempt(const absl::Status& status, TimePoint now, Commands& commands) {
@@ -182,23 +272,21 @@ void RequestLifecycle::LoseAttempt(const absl::Status& status, TimePoint now, Co
     return;
   }
   lost_because_ = absl::StrCat(status.message(), " after ", relay_->num_output_tokens(), " output tokens");
-  const RetryDecision decision =
-      DecideRetry({.attempt = attempt_, .tokens_delivered = relay_->num_output_tokens() > 0, .code = status.code()});
+  const RetryDecision decision = DecideRetry(
+      {.attempt = 1 + num_replays_, .tokens_delivered = relay_->num_output_tokens() > 0, .code = status.code()});
   if (decision != RetryDecision::kGiveUp) {
-    RouteAgain(commands);
+    ++num_replays_;
+    waits_since_ = now;
+    RouteAgain(RouteKind::kReplay, commands);
     return;
   }
-  Fail(absl::Status(status.code(), absl::StrCat(lost_because_, "; this was attempt ", attempt_, " of ", kMaxAttempts)),
+  Fail(WithMessage(status, absl::StrCat(lost_because_, "; this was attempt ", 1 + num_replays_, " of ", kMaxAttempts)),
        /*drop_pending=*/false, commands);
 }
 
-void RequestLifecycle::RouteAgain(Commands& commands) {
-  RouteCall route{.needs = Needs(), .again = true};
-  route.num_tokens = route.needs->num_tokens;
-  commands.push_back(std::move(route));
-}
+void RequestLifecycle::RouteAgain(RouteKind kind, Commands& commands) { commands.push_back(RouteCall{Request(kind)}); }
 
-void RequestLifecycle::ReleaseAttempt(bool cancel, Commands& commands) {
+void RequestLifecycle::ReleaseAttempt(bool cancel, std::optional<Duration> served_in, Commands& commands) {
   if (!charged_group_) return;
   charged_group_ = false;
   if (attempt_id_ != 0) {
@@ -208,7 +296,7 @@ void RequestLifecycle::ReleaseAttempt(bool cancel, Commands& commands) {
       commands.push_back(ForgetAttempt{attempt_id_});
     }
   }
-  commands.push_back(ReleaseLoad{charged_});
+  commands.push_back(ReleaseLoad{charged_, served_in});
   charged_ = GroupLoad();
   attempt_id_ = 0;
 }
@@ -217,7 +305,7 @@ void RequestLifecycle::Fail(const absl::Status& status, bool drop_pending, Comma
   if (ending_) return;
   ending_ = true;
   end_status_ = status;
-  ReleaseAttempt(/*cancel=*/true, commands);
+  ReleaseAttempt(/*cancel=*/true, std::nullopt, commands);
   if (drop_pending && relay_.has_value()) relay_->DropPending();
   Flush(commands);
 }
@@ -269,9 +357,12 @@ void RequestLifecycle::OnWriteDone(bool ok, Commands& commands) {
 }
 
 void RequestLifecycle::OnClientGone(TimePoint now, Commands& commands) {
-  const absl::Status status = options_.deadline.has_value() && *options_.deadline <= now
-                                  ? absl::DeadlineExceededError("the client's deadline has passed")
-                                  : absl::CancelledError("the client cancelled the call");
+  // The client's clock comes first: the wire rounds its timeout up by about a hundredth, and its cancel is quick.
+  const bool late =
+      options_.deadline.has_value() &&
+      now + kDeadlineSlack + (*options_.deadline - options_.arrival) / kDeadlineRounding >= *options_.deadline;
+  const absl::Status status = late ? absl::DeadlineExceededError("the client's deadline has passed")
+                                   : absl::CancelledError("the client cancelled the call");
   // Of a call that was ending anyway, what waits will not be read.
   if (relay_.has_value()) relay_->DropPending();
   if (ending_ && !finish_commanded_ && end_status_.ok()) end_status_ = status;

@@ -4,7 +4,7 @@
 // production that is GenerateCall, in a simulation an event queue.
 //
 //   arrived -> queued -> running -> ending -> finished
-//               ^----------'  the group was lost: routed again with what was delivered
+//               ^----------'  the group was lost or drains: routed again with what was delivered
 //
 // What waits for the client is joined into one delta a choice, so a slow client gets fewer and larger messages. Beyond
 // the relay's bound the stream is cut: the group is told at once, the client gets RESOURCE_EXHAUSTED once it reads, and
@@ -30,21 +30,21 @@
 #include "router/cluster_snapshot.h"
 #include "router/generate_relay.h"
 #include "router/request.h"
-#include "router/routing_policy.h"
+#include "router/route_request.h"
 #include "text/tokenizer.h"
 
 namespace outrider::router {
 
 // A client that reads nothing keeps a call that has ended for so long at most.
 inline constexpr Duration kLingerMax = std::chrono::seconds(30);
+// A call is handed over by draining groups so often at most; then it stays to the end.
+inline constexpr int kMaxHandOvers = 32;
 
 // --- Commands. Those about a group mean the one of the last OnStart.
 
-// Ask for a group: DispatchQueue::Route. `needs` are absent until the request is prepared.
+// Ask for a group: DispatchQueue::Route.
 struct RouteCall {
-  std::optional<RoutingNeeds> needs;
-  int64_t num_tokens = 0;  // the load; an estimate while needs are absent
-  bool again = false;      // it was admitted before: goes to the front
+  RouteRequest request;
 };
 // Send the attempt: the request with the lanes that run, as of now. Report OnSubmitRefused if the group is not reached.
 struct SubmitAttempt {
@@ -67,6 +67,7 @@ struct StopLane {
 // DispatchQueue::Release and Hold.
 struct ReleaseLoad {
   GroupLoad load;
+  std::optional<Duration> served_in;  // it was served, in so long from its start
 };
 struct HoldGroup {};
 // DispatchQueue::Withdraw: the call wants no group any more.
@@ -92,6 +93,7 @@ struct Report {
     kDispatched,  // the first attempt was started; `duration` in the queue, `count` prompt tokens
     kReplayed,    // a later one was
     kAttemptLost,
+    kHandedOver,
     kOutputTokens,  // `count`
     kFirstToken,    // `duration` since arrival
     kMoreTokens,    // `count` after `duration`
@@ -114,9 +116,10 @@ class RequestLifecycle {
     std::string request_name;  // what the client knows it by
     TimePoint arrival;
     std::optional<TimePoint> deadline;  // the client's
+    int priority = 0;
     size_t max_stream_buffer_bytes = 262144;
   };
-  explicit RequestLifecycle(Options options) : options_(std::move(options)) {}
+  explicit RequestLifecycle(Options options) : options_(std::move(options)), waits_since_(options_.arrival) {}
   RequestLifecycle(const RequestLifecycle&) = delete;
   RequestLifecycle& operator=(const RequestLifecycle&) = delete;
 
@@ -137,7 +140,7 @@ class RequestLifecycle {
   // A group was chosen and charged for Needs(). `attempt_id` is new on the wire to that group.
   void OnStart(GroupRef group, uint64_t attempt_id, TimePoint now, Commands& commands);
   // SubmitAttempt was not done: the stream to the group is down.
-  void OnSubmitRefused(Commands& commands);
+  void OnSubmitRefused(TimePoint now, Commands& commands);
 
   // --- What a group said.
   // `logprobs` is empty or has one entry an id.
@@ -150,6 +153,9 @@ class RequestLifecycle {
   void OnProtocolBroken(uint64_t attempt_id, const absl::Status& status, Commands& commands);
   // The stream to the group ended; nothing more comes of the attempt.
   void OnTargetLost(uint64_t attempt_id, const absl::Status& status, TimePoint now, Commands& commands);
+
+  // The group drains and another one has room: the attempt is to go on there.
+  void OnHandOver(uint64_t attempt_id, TimePoint now, Commands& commands);
 
   // --- The client.
   void OnWriteDone(bool ok, Commands& commands);
@@ -173,6 +179,7 @@ class RequestLifecycle {
   const std::string& numerics_id() const { return numerics_id_; }
   // What WriteEvent is about; the owner may take its parts.
   ClientEvent& event() { return event_; }
+  uint32_t num_attempts() const { return attempt_; }
   // Nothing more comes from groups.
   bool ending() const { return ending_; }
   bool finished() const { return finish_commanded_; }
@@ -183,12 +190,14 @@ class RequestLifecycle {
   // False, and counted, if the event is not of the open attempt.
   bool Takes(uint64_t attempt_id, Commands& commands);
   // A lane's end came: its share of the load is let go.
-  void EndLane(Commands& commands);
+  void EndLane(TimePoint now, Commands& commands);
   // Lets go of the group, telling it to stop if it has not ended the attempt itself.
-  void ReleaseAttempt(bool cancel, Commands& commands);
+  void ReleaseAttempt(bool cancel, std::optional<Duration> served_in, Commands& commands);
+  void NoteLostOn();
   // Routes again, or ends the call.
   void LoseAttempt(const absl::Status& status, TimePoint now, Commands& commands);
-  void RouteAgain(Commands& commands);
+  void RouteAgain(RouteKind kind, Commands& commands);
+  RouteRequest Request(RouteKind kind) const;
   // The call ends as `status` once what waits for the client is written, or at once.
   void Fail(const absl::Status& status, bool drop_pending, Commands& commands);
   void FailBroken(const absl::Status& status, Commands& commands);
@@ -201,6 +210,7 @@ class RequestLifecycle {
   ResolvedRequest request_;
   Model model_;
   std::optional<GenerateRelay> relay_;
+  uint64_t fingerprint_ = 0;
 
   // --- The attempt.
   uint32_t attempt_ = 0;     // from 1
@@ -210,6 +220,11 @@ class RequestLifecycle {
   GroupLoad charged_;  // what the group is still charged for it
   std::string numerics_id_;
   std::string lost_because_;  // how the attempt before ended; empty: none did
+  TimePoint started_at_{};
+  TimePoint waits_since_;  // for a group, as long as there is none
+  uint32_t num_replays_ = 0;
+  int num_hand_overs_ = 0;
+  std::vector<GroupRef> lost_on_;  // each life of a group once
 
   // --- The client.
   ClientEvent event_;

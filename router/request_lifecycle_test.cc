@@ -125,12 +125,12 @@ TEST(RequestLifecycle, AsksForAGroupOfItsModelAndItsLoad) {
   call.Arrive();
   const auto routes = Of<RouteCall>(call.commands);
   ASSERT_EQ(routes.size(), 1);
-  ASSERT_TRUE(routes[0].needs.has_value());
-  EXPECT_EQ(routes[0].needs->num_lanes, 2);
-  EXPECT_EQ(routes[0].needs->num_tokens, 3 + 2 * 8);
-  EXPECT_EQ(routes[0].needs->num_context_tokens, 11);
-  EXPECT_EQ(routes[0].needs->numerics_id, "");
-  EXPECT_FALSE(routes[0].again);
+  ASSERT_TRUE(routes[0].request.needs.has_value());
+  EXPECT_EQ(routes[0].request.needs->num_lanes, 2);
+  EXPECT_EQ(routes[0].request.needs->num_tokens, 3 + 2 * 8);
+  EXPECT_EQ(routes[0].request.needs->num_context_tokens, 11);
+  EXPECT_EQ(routes[0].request.needs->numerics_id, "");
+  EXPECT_EQ(routes[0].request.kind, RouteKind::kNew);
 }
 
 TEST(RequestLifecycle, WaitsUnpreparedWithAnEstimate) {
@@ -139,8 +139,8 @@ TEST(RequestLifecycle, WaitsUnpreparedWithAnEstimate) {
   lifecycle.OnArrived(77, commands);
   const auto routes = Of<RouteCall>(commands);
   ASSERT_EQ(routes.size(), 1);
-  EXPECT_FALSE(routes[0].needs.has_value());
-  EXPECT_EQ(routes[0].num_tokens, 77);
+  EXPECT_FALSE(routes[0].request.needs.has_value());
+  EXPECT_EQ(routes[0].request.num_tokens, 77);
 }
 
 TEST(RequestLifecycle, StreamsAndEndsOnce) {
@@ -169,9 +169,9 @@ TEST(RequestLifecycle, GoesOnElsewhereWithWhatWasDelivered) {
   call.Lost(10);
   const auto routes = Of<RouteCall>(call.commands);
   ASSERT_EQ(routes.size(), 2);
-  EXPECT_TRUE(routes[1].again);
-  EXPECT_EQ(routes[1].needs->numerics_id, "n");
-  EXPECT_EQ(routes[1].needs->num_tokens, 3 + 2);
+  EXPECT_EQ(routes[1].request.kind, RouteKind::kReplay);
+  EXPECT_EQ(routes[1].request.needs->numerics_id, "n");
+  EXPECT_EQ(routes[1].request.needs->num_tokens, 3 + 2);
   call.Start(11);
   EXPECT_EQ(Of<SubmitAttempt>(call.commands).at(1).attempt, 2);
   // The group repeats what it was given, then goes on.
@@ -215,7 +215,7 @@ TEST(RequestLifecycle, ASubmissionThatWentNowhereIsNoAttempt) {
   call.Arrive();
   for (uint64_t attempt_id = 10; attempt_id < 20; ++attempt_id) {
     call.Start(attempt_id);
-    call.lifecycle.OnSubmitRefused(call.commands);
+    call.lifecycle.OnSubmitRefused(call.now, call.commands);
   }
   EXPECT_EQ(Of<HoldGroup>(call.commands).size(), 10);
   EXPECT_EQ(Of<RouteCall>(call.commands).size(), 11);
@@ -252,7 +252,7 @@ TEST(RequestLifecycle, AClientThatGoesFreesTheGroupAndTheQueue) {
     call.Arrive();
     call.Start(10);
     call.Tokens(10, 0, {5});
-    call.now = kStart + milliseconds(late ? 100 : 99);
+    call.now = kStart + milliseconds(late ? 99 : 80);
     call.lifecycle.OnClientGone(call.now, call.commands);
     call.Settle();
     EXPECT_EQ(call.status.code(), late ? absl::StatusCode::kDeadlineExceeded : absl::StatusCode::kCancelled);
@@ -321,7 +321,75 @@ TEST(RequestLifecycle, ReleasesALaneWhenItEnds) {
   EXPECT_EQ(call.Held(), -4);
   call.Lost(10);
   EXPECT_EQ(call.Held(), -(3 + 8));
-  EXPECT_EQ(Of<RouteCall>(call.commands).back().needs->num_lanes, 1);
+  EXPECT_EQ(Of<RouteCall>(call.commands).back().request.needs->num_lanes, 1);
+}
+
+TEST(RequestLifecycle, NamesEachLifeOfAGroupItWasLostOnOnce) {
+  Driver call(/*max_tokens=*/8);
+  call.Arrive();
+  call.now = kStart + milliseconds(5);
+  call.Start(10);
+  call.Tokens(10, 0, {5});
+  call.Lost(10);
+  call.Start(11);
+  call.Failed(11, absl::UnavailableError("the epoch ended"));
+  const auto routes = Of<RouteCall>(call.commands);
+  ASSERT_EQ(routes.size(), 3);
+  EXPECT_EQ(routes[0].request.since, kStart);
+  EXPECT_EQ(routes[1].request.since, kStart + milliseconds(5));
+  ASSERT_EQ(routes[2].request.lost_on.size(), 1);
+  EXPECT_EQ(routes[2].request.lost_on[0].group_id, "g");
+  call.Start(12);
+  call.Lost(12);
+  EXPECT_EQ(call.status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_NE(call.status.message().find("attempt 3 of 3"), absl::string_view::npos) << call.status;
+}
+
+TEST(RequestLifecycle, IsHandedOverWithoutUsingUpItsReplays) {
+  Driver call(/*max_tokens=*/100);
+  call.Arrive();
+  for (uint64_t attempt_id = 10; attempt_id < 20; ++attempt_id) {
+    call.Start(attempt_id);
+    call.Tokens(attempt_id, static_cast<uint32_t>(attempt_id - 10), {5});
+    call.lifecycle.OnHandOver(attempt_id, call.now, call.commands);
+    EXPECT_EQ(Of<RouteCall>(call.commands).back().request.kind, RouteKind::kHandOver);
+    EXPECT_EQ(Of<CancelAttempt>(call.commands).back().attempt_id, attempt_id);
+  }
+  EXPECT_EQ(call.ids.size(), 10);
+  EXPECT_TRUE(Of<RouteCall>(call.commands).back().request.lost_on.empty());
+  call.Start(20);
+  call.Lost(20);
+  EXPECT_FALSE(call.finished);
+  EXPECT_EQ(Of<RouteCall>(call.commands).back().request.kind, RouteKind::kReplay);
+}
+
+TEST(RequestLifecycle, StaysWithADrainingGroupAfterTooManyHandOvers) {
+  Driver call(/*max_tokens=*/100);
+  call.Arrive();
+  for (int i = 0; i <= kMaxHandOvers; ++i) {
+    call.Start(10 + i);
+    call.lifecycle.OnHandOver(10 + i, call.now, call.commands);
+  }
+  EXPECT_EQ(CountOf(call.commands, Report::Kind::kHandedOver), kMaxHandOvers);
+  call.Tokens(10 + kMaxHandOvers, 0, {5});
+  EXPECT_EQ(call.ids, (std::vector<TokenId>{5}));
+}
+
+TEST(RequestLifecycle, CarriesPriorityAndDeadlineAndAFingerprintWithoutTheSeed) {
+  const auto request_of = [](uint64_t seed, TokenId token) {
+    RequestLifecycle lifecycle({.arrival = kStart, .deadline = kStart + milliseconds(9), .priority = 3});
+    ResolvedRequest request;
+    request.prompt_token_ids = {1, token};
+    request.sampling.seed = seed;
+    lifecycle.Prepare(std::move(request), {});
+    Commands commands;
+    lifecycle.OnArrived(0, commands);
+    return Of<RouteCall>(commands).at(0).request;
+  };
+  EXPECT_EQ(request_of(1, 2).priority, 3);
+  EXPECT_EQ(request_of(1, 2).deadline, kStart + milliseconds(9));
+  EXPECT_EQ(request_of(1, 2).needs->fingerprint, request_of(2, 2).needs->fingerprint);
+  EXPECT_NE(request_of(1, 2).needs->fingerprint, request_of(1, 3).needs->fingerprint);
 }
 
 }  // namespace

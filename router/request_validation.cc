@@ -96,6 +96,7 @@ absl::Status CheckInput(const RequestInput& input) {
   RETURN_IF_ERROR(CheckRange("n", input.num_choices, 1, kMaxChoices));
   RETURN_IF_ERROR(CheckRange("num_logprobs", input.num_logprobs, -1, kMaxLogprobs, "; -1 is none"));
   RETURN_IF_ERROR(CheckRange("lookahead", input.lookahead, -1, kMaxLookahead, "; -1 is auto"));
+  RETURN_IF_ERROR(CheckRange("priority", std::optional<int32_t>(input.priority), kPriorityMin, kPriorityMax));
   RETURN_IF_ERROR(CheckRange("acceptance", input.acceptance, 0, 1, "; 0 is coupled, 1 is rejection"));
   if (input.min_tokens.has_value() && input.max_tokens.has_value() && *input.min_tokens > *input.max_tokens) {
     return Invalid(absl::StrCat("min_tokens = ", *input.min_tokens, " is above max_tokens = ", *input.max_tokens,
@@ -200,6 +201,7 @@ absl::StatusOr<ResolvedRequest> ResolveRequest(const RequestInput& input, std::v
   request.num_choices = input.num_choices.value_or(1);
   request.draft = input.draft.value_or(true);
   request.lookahead = input.lookahead.value_or(-1);
+  request.priority = input.priority;
   request.skip_special_tokens = input.skip_special_tokens.value_or(true);
   return request;
 }

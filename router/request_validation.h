@@ -22,6 +22,9 @@ namespace outrider::router {
 inline constexpr uint32_t kMaxChoices = 16;
 inline constexpr int32_t kMaxLogprobs = 20;
 inline constexpr int32_t kMaxLookahead = 32;
+// Higher goes first.
+inline constexpr int32_t kPriorityMin = -16;
+inline constexpr int32_t kPriorityMax = 16;
 // Bounds that the contract leaves open; a target group has the same.
 inline constexpr size_t kMaxLogitBias = 1024;
 inline constexpr size_t kMaxStopTokenIds = 128;

@@ -33,8 +33,12 @@ RouterMetrics::RouterMetrics(MetricsRegistry& registry)
       attempts_lost_(registry.AddCounter("attempts_lost_total", "Attempts whose group was lost or gave them up.")),
       attempts_replayed_(registry.AddCounter("attempts_replayed_total", "Attempts made again on a group.")),
       streams_cut_(registry.AddCounter("streams_cut_total", "Streams cut because their client did not read.")),
-      stale_events_(registry.AddCounter("stale_events_total",
-                                        "Events of groups refused because their attempt was not open any more.")),
+      attempts_handed_over_(
+          registry.AddCounter("attempts_handed_over_total", "Attempts that a draining group handed to another.")),
+      requests_quarantined_(registry.AddCounter("requests_quarantined_total",
+                                                "Requests refused since they were on two groups that died.")),
+      request_log_lines_dropped_(
+          registry.AddCounter("request_log_lines_dropped_total", "Lines of the request log that were not written.")),
       heartbeats_refused_(registry.AddCounter("heartbeats_refused_total", "Heartbeats of workers not taken.")),
       requests_waiting_(registry.AddGauge("requests_waiting", "Requests in the router's queue.")),
       tokens_waiting_(registry.AddGauge("request_tokens_waiting", "Tokens of the requests in the router's queue.")),
@@ -42,6 +46,12 @@ RouterMetrics::RouterMetrics(MetricsRegistry& registry)
       groups_(registry.AddGauge("groups", "Target groups that are registered.")),
       groups_serving_(registry.AddGauge("groups_serving", "Target groups that take requests.")),
       draft_workers_(registry.AddGauge("draft_workers", "Draft workers that are registered.")) {
+  for (const auto& [reason, name] : {std::pair{StaleReason::kAttempt, "attempt"},
+                                     {StaleReason::kFenced, "fenced"},
+                                     {StaleReason::kIncarnation, "incarnation"}}) {
+    stale_events_.emplace(
+        reason, registry.AddCounter("stale_events_total", "Events of groups that were refused.", {{"reason", name}}));
+  }
   for (const absl::StatusCode code :
        {absl::StatusCode::kOk, absl::StatusCode::kCancelled, absl::StatusCode::kInvalidArgument,
         absl::StatusCode::kResourceExhausted, absl::StatusCode::kUnavailable, absl::StatusCode::kDeadlineExceeded,

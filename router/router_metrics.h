@@ -15,7 +15,7 @@
 #include "absl/status/status.h"
 #include "base/clock.h"
 #include "base/metrics.h"
-#include "router/cluster_snapshot.h"  // GroupUsage
+#include "router/cluster_snapshot.h"  // GroupUsage, StaleReason
 
 namespace outrider::router {
 
@@ -34,8 +34,11 @@ class RouterMetrics {
   void AttemptLost() { attempts_lost_.Add(); }
   void AttemptReplayed() { attempts_replayed_.Add(); }
   void StreamCut() { streams_cut_.Add(); }
-  // Events of attempts that were not open (any more) were dropped.
-  void StaleEvents(int64_t num_events) { stale_events_.Add(static_cast<double>(num_events)); }
+  void AttemptHandedOver() { attempts_handed_over_.Add(); }
+  void RequestsQuarantined(int64_t num_requests) { requests_quarantined_.Add(static_cast<double>(num_requests)); }
+  // Something a group said was not taken.
+  void StaleEvents(StaleReason reason, int num_events) { stale_events_.at(reason).Add(num_events); }
+  void RequestLogLineDropped() { request_log_lines_dropped_.Add(); }
   void HeartbeatRefused() { heartbeats_refused_.Add(); }
   // The state as of now.
   void SetQueue(int num_requests, int64_t num_tokens);
@@ -57,7 +60,10 @@ class RouterMetrics {
   Counter attempts_lost_;
   Counter attempts_replayed_;
   Counter streams_cut_;
-  Counter stale_events_;
+  Counter attempts_handed_over_;
+  Counter requests_quarantined_;
+  std::map<StaleReason, Counter> stale_events_;
+  Counter request_log_lines_dropped_;
   Counter heartbeats_refused_;
   Gauge requests_waiting_;
   Gauge tokens_waiting_;

@@ -36,26 +36,39 @@ absl::Status CheckConfig(const v1::RouterConfig& config) {
                                                    " and max_message_bytes = ", config.max_message_bytes(),
                                                    " must be above 0, the last at most ", 1u << 30));
   }
+  if (config.priority_ageing_ms() == 0 || config.replay_burst() == 0 || !(config.replays_per_second() > 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("priority_ageing_ms = ", config.priority_ageing_ms(), ", replay_burst = ", config.replay_burst(),
+                     " and replays_per_second = ", config.replays_per_second(), " must be above 0"));
+  }
   return absl::OkStatus();
 }
 
 DispatchQueue::Options DispatchOptions(const v1::RouterConfig& config) {
-  return {.admission = {.max_queued_requests = static_cast<int>(config.max_queued_requests()),
-                        .max_queued_tokens = static_cast<int64_t>(config.max_queued_tokens()),
-                        .queue_timeout = FromMillis(config.queue_timeout_ms())},
-          .registry = {.worker_timeout = FromMillis(config.worker_timeout_ms()),
-                       .draft_workers_per_group = static_cast<int>(config.draft_workers_per_group())}};
+  return {
+      .admission = {.max_queued_requests = static_cast<int>(config.max_queued_requests()),
+                    .max_queued_tokens = static_cast<int64_t>(config.max_queued_tokens()),
+                    .queue_timeout = FromMillis(config.queue_timeout_ms()),
+                    .replay_wait = FromMillis(config.replay_wait_ms()),
+                    .priority_ageing = FromMillis(config.priority_ageing_ms())},
+      .registry = {.worker_timeout = FromMillis(config.worker_timeout_ms()),
+                   .draft_workers_per_group = static_cast<int>(config.draft_workers_per_group())},
+      .retry_budget = {.burst = static_cast<double>(config.replay_burst()), .per_second = config.replays_per_second()}};
 }
 
 }  // namespace
 
-RouterServer::RouterServer(const v1::RouterConfig& config)
+RouterServer::RouterServer(const v1::RouterConfig& config, std::unique_ptr<MetricsRegistry> registry,
+                           std::unique_ptr<RouterMetrics> metrics, std::unique_ptr<RequestLog> request_log)
     : config_(config),
-      metrics_(metrics_registry_),
-      dispatcher_(DispatchOptions(config), &clock_, &metrics_),
+      metrics_registry_(std::move(registry)),
+      metrics_(std::move(metrics)),
+      request_log_(std::move(request_log)),
+      dispatcher_(DispatchOptions(config), &clock_, metrics_.get()),
       inference_service_({.dispatcher = &dispatcher_,
-                          .metrics = &metrics_,
+                          .metrics = metrics_.get(),
                           .calls = &calls_,
+                          .request_log = request_log_.get(),
                           .clock = &clock_,
                           .max_stream_buffer_bytes = config.max_stream_buffer_bytes()}),
       cluster_service_(&dispatcher_, config.heartbeat_interval_ms()) {}
@@ -69,9 +82,13 @@ absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::Rout
   }();
   (void)plugins_ready;
 
-  std::unique_ptr<RouterServer> router(new RouterServer(config));
+  auto registry = std::make_unique<MetricsRegistry>();
+  auto metrics = std::make_unique<RouterMetrics>(*registry);
+  ASSIGN_OR_RETURN(std::unique_ptr<RequestLog> request_log, RequestLog::Open(config.request_log(), metrics.get()));
+  std::unique_ptr<RouterServer> router(
+      new RouterServer(config, std::move(registry), std::move(metrics), std::move(request_log)));
   ASSIGN_OR_RETURN(router->metrics_server_, MetricsServer::Start(config.host(), static_cast<int>(config.metrics_port()),
-                                                                 router->metrics_registry_));
+                                                                 *router->metrics_registry_));
   router->metrics_address_ = absl::StrCat(config.host(), ":", router->metrics_server_->port());
 
   grpc::ServerBuilder builder;

@@ -20,6 +20,7 @@
 #include "router/cluster_service.h"
 #include "router/dispatcher.h"
 #include "router/inference_service.h"
+#include "router/request_log.h"
 #include "router/router_metrics.h"
 
 namespace grpc {
@@ -42,16 +43,20 @@ class RouterServer {
 
   // Takes no new requests and reports NOT_SERVING; those that are open go on.
   void StartDrain();
+  // The metrics page.
+  std::string MetricsText() const { return metrics_registry_->ToText(); }
   int num_open_calls() const { return calls_.num_open(); }
 
  private:
-  explicit RouterServer(const v1::RouterConfig& config);
+  RouterServer(const v1::RouterConfig& config, std::unique_ptr<MetricsRegistry> registry,
+               std::unique_ptr<RouterMetrics> metrics, std::unique_ptr<RequestLog> request_log);
   void WatchHealth();
 
   const v1::RouterConfig config_;
   const SystemClock clock_;
-  MetricsRegistry metrics_registry_;
-  RouterMetrics metrics_;
+  const std::unique_ptr<MetricsRegistry> metrics_registry_;
+  const std::unique_ptr<RouterMetrics> metrics_;
+  const std::unique_ptr<RequestLog> request_log_;
   CallRegistry calls_;
   Dispatcher dispatcher_;
   InferenceService inference_service_;

@@ -97,6 +97,9 @@ class Call {
     return status = reader_->Finish();
   }
   void Cancel() { context_.TryCancel(); }
+  // Of the server's metadata; empty if there is none. REQUIRES: Finish was called.
+  std::string RequestId() const { return Find(context_.GetServerInitialMetadata(), "outrider-request-id"); }
+  std::string RetryPushback() const { return Find(context_.GetServerTrailingMetadata(), "grpc-retry-pushback-ms"); }
 
   std::optional<v1::Started> started;
   std::map<uint32_t, std::vector<TokenId>> ids;
@@ -106,6 +109,11 @@ class Call {
   grpc::Status status;
 
  private:
+  static std::string Find(const std::multimap<grpc::string_ref, grpc::string_ref>& metadata, const char* key) {
+    const auto it = metadata.find(key);
+    return it == metadata.end() ? "" : std::string(it->second.data(), it->second.size());
+  }
+
   std::unique_ptr<v1::Inference::Stub> stub_;
   grpc::ClientContext context_;
   std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader_;
@@ -143,6 +151,18 @@ v1::ModelInfo ModelInfoOf(const RouterServer& router) {
   v1::ModelInfo info;
   EXPECT_TRUE(stub->GetModelInfo(&context, {}, &info).ok());
   return info;
+}
+
+int HealthyGroups(const RouterServer& router) { return static_cast<int>(ModelInfoOf(router).num_groups()); }
+
+// The value of a series of the metrics page, by its beginning; -1 if there is none.
+double Metric(const RouterServer& router, const std::string& series) {
+  const std::string page = router.MetricsText();
+  for (const absl::string_view line : absl::StrSplit(page, '\n')) {
+    double value;
+    if (absl::StartsWith(line, series) && absl::SimpleAtod(line.substr(line.rfind(' ') + 1), &value)) return value;
+  }
+  return -1;
 }
 
 // What a group without a fault gives.
@@ -296,6 +316,9 @@ TEST(Router, RefusesBeyondTheQueuesBound) {
   const std::set<grpc::StatusCode> codes = {one.Finish().error_code(), two.Finish().error_code()};
   EXPECT_EQ(codes,
             (std::set<grpc::StatusCode>{grpc::StatusCode::DEADLINE_EXCEEDED, grpc::StatusCode::RESOURCE_EXHAUSTED}));
+  for (const Call* call : {&one, &two}) {
+    EXPECT_EQ(call->RetryPushback().empty(), call->status.error_code() != grpc::StatusCode::RESOURCE_EXHAUSTED);
+  }
 }
 
 TEST(Router, FreesTheGroupWhenTheClientCancels) {
@@ -449,7 +472,7 @@ TEST(Router, GivesUpAfterTwoReplays) {
 
 TEST(Router, EndsAStreamThatNoGroupCanContinueWithWhatWasDelivered) {
   v1::RouterConfig config = TestConfig();
-  config.set_queue_timeout_ms(3000);
+  config.set_replay_wait_ms(3000);
   const auto router = StartRouter(config);
   FakeTarget::Options options = Hashing(*router, "a");
   options.hold = true;
@@ -466,6 +489,118 @@ TEST(Router, EndsAStreamThatNoGroupCanContinueWithWhatWasDelivered) {
   ExpectStatus(call.Finish(), grpc::StatusCode::UNAVAILABLE, {"group a was lost", "4 output tokens", "numerics_id"});
   EXPECT_EQ(call.ids[0].size(), 4);
   EXPECT_TRUE(other.received().submits.empty());
+}
+
+TEST(Router, HandsAStreamOverWhenItsGroupDrains) {
+  const v1::GenerateRequest request = Prompt("x", 40);
+  const std::vector<TokenId> expected = UndisturbedIds(request);
+  const auto router = StartRouter();
+  FakeTarget::Options options = Hashing(*router, "a");
+  options.hold = true;
+  FakeTarget first(options);
+  Call call(router->grpc_address(), request);
+  ASSERT_TRUE(first.Await([](const auto& r) { return r.submits.size() == 1; }));
+  first.Permit(5);
+  call.ReadIds(5);
+  // Nobody else can go on with it: it stays.
+  first.SetDraining(true);
+  while (HealthyGroups(*router) > 0) std::this_thread::yield();
+  first.Permit(2);
+  call.ReadIds(7);
+  FakeTarget other(Hashing(*router, "b"));
+  ASSERT_TRUE(call.Finish().ok()) << call.status.error_message();
+  EXPECT_EQ(call.ids[0], expected);
+  EXPECT_EQ(other.received().submits.at(0).lanes(0).output_token_ids_size(), 7);
+  EXPECT_TRUE(first.Await([](const auto& r) { return r.cancels.size() == 1; }));
+  EXPECT_EQ(Metric(*router, "outrider_attempts_handed_over_total"), 1);
+  EXPECT_EQ(Metric(*router, "outrider_attempts_lost_total"), 0);
+}
+
+TEST(Router, RefusesAndCountsWhatAGroupSaysThatWasGivenUp) {
+  const v1::GenerateRequest request = Prompt("x", 40);
+  const std::vector<TokenId> expected = UndisturbedIds(request);
+  v1::RouterConfig config = TestConfig();
+  config.set_worker_timeout_ms(1000);
+  const auto router = StartRouter(config);
+  FakeTarget::Options options = Hashing(*router, "a");
+  options.hold = true;
+  FakeTarget stopped(options);
+  Call call(router->grpc_address(), request);
+  ASSERT_TRUE(stopped.Await([](const auto& r) { return r.submits.size() == 1; }));
+  stopped.Permit(5);
+  call.ReadIds(5);
+  FakeTarget other(Hashing(*router, "b"));
+  stopped.SetSilent(true);
+  ASSERT_TRUE(call.Finish().ok()) << call.status.error_message();
+  EXPECT_EQ(call.ids[0], expected);
+  EXPECT_EQ(stopped.received().num_streams_ended, 0);
+  // It goes on where it was.
+  stopped.Permit(1);
+  ASSERT_TRUE(stopped.Await([](const auto& r) { return r.num_streams_ended == 1; }));
+  EXPECT_EQ(Metric(*router, "outrider_stale_events_total{reason=\"fenced\"}"), 1);
+  // And takes part again.
+  stopped.SetSilent(false);
+  while (HealthyGroups(*router) < 2) std::this_thread::yield();
+}
+
+TEST(Router, TakesNothingFromAnotherLifeOfAGroup) {
+  const auto router = StartRouter();
+  FakeTarget::Options options = Hashing(*router);
+  options.events_incarnation = options.incarnation + 1;
+  FakeTarget group(options);
+  Call call(router->grpc_address(), Prompt("x", 5));
+  ExpectStatus(call.Finish(), grpc::StatusCode::UNAVAILABLE, {"attempt 3 of 3"});
+  EXPECT_TRUE(call.ids.empty());
+  EXPECT_GE(Metric(*router, "outrider_stale_events_total{reason=\"incarnation\"}"), 3);
+}
+
+TEST(Router, WritesEachAcceptedRequestAndItsEndToItsLog) {
+  v1::RouterConfig config = TestConfig();
+  config.set_request_log(absl::StrCat(::testing::TempDir(), "/requests-", ::getpid(), ".jsonl"));
+  std::map<std::string, std::string> outcomes;  // as the clients saw them
+  {
+    const auto router = StartRouter(config);
+    FakeTarget group(Hashing(*router));
+    {
+      Call good(router->grpc_address(), Prompt("x", 5));
+      ASSERT_TRUE(good.Finish().ok());
+      EXPECT_EQ(good.RequestId(), good.started->request_id());
+      EXPECT_EQ(good.RetryPushback(), "");
+      outcomes[good.RequestId()] = "complete";
+    }
+    {
+      Call bad(router->grpc_address(), Prompt("x", 0));
+      EXPECT_EQ(bad.Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+      EXPECT_NE(bad.RequestId(), "");
+      EXPECT_EQ(bad.RetryPushback(), "");
+    }
+    group.SetServing(false);
+    while (HealthyGroups(*router) > 0) std::this_thread::yield();
+    Call late(router->grpc_address(), Prompt("x", 5), {}, /*deadline_s=*/1);
+    EXPECT_EQ(late.Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+    // A client whose deadline has passed hears nothing more: one line of the log is known by its outcome alone.
+    outcomes["late"] = "deadline";
+    while (router->num_open_calls() > 0) std::this_thread::yield();
+  }
+  std::ifstream log(config.request_log());
+  std::set<std::string> accepted;
+  std::multiset<std::string> ended;
+  for (std::string line; std::getline(log, line);) {
+    const std::vector<std::string> parts = absl::StrSplit(line, '"');
+    const std::string id = parts.at(7);
+    if (parts.at(3) == "accepted") {
+      EXPECT_TRUE(accepted.insert(id).second) << line;
+      continue;
+    }
+    EXPECT_EQ(parts.at(3), "ended");
+    EXPECT_EQ(accepted.count(id), 1) << line;
+    const auto seen = outcomes.find(id);
+    EXPECT_EQ(parts.at(13), seen == outcomes.end() ? "deadline" : seen->second) << line;
+    ended.insert(id);
+  }
+  EXPECT_EQ(accepted.size(), 2);
+  EXPECT_EQ(ended, (std::multiset<std::string>(accepted.begin(), accepted.end())));
+  std::remove(config.request_log().c_str());
 }
 
 TEST(Router, PassesAGroupsRefusalOn) {

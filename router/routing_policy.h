@@ -15,6 +15,7 @@ struct RoutingNeeds {
   int num_lanes = 1;
   int num_context_tokens = 0;  // prompt + max_tokens of a lane; must fit the group's max_model_len
   int64_t num_tokens = 0;      // load: prompt tokens and output tokens of all lanes
+  uint64_t fingerprint = 0;    // of prompt and parameters without the seed; policies do not look at it
 };
 
 enum class RoutingRefusal : uint8_t {

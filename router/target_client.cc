@@ -106,15 +106,16 @@ void TargetClient::KeepOpen() {
   stream_ = std::make_shared<ServeStream>(shared_from_this());
   writable_ = true;
   stream_->Start(stream_);
-  // An empty message: once it is out, the group can be reached.
+  // A message without commands: once it is out, the group can be reached. It says which life of the group is meant.
   queued_.emplace_back();
+  queued_.back().commands.set_incarnation(options_.incarnation);
   WriteNext();
 }
 
 bool TargetClient::Submit(v1::Submit submit, std::shared_ptr<AttemptListener> listener) {
   MutexLock lock(mu_);
   if (!connected_) return false;
-  attempts_[submit.request_id()] = std::move(listener);
+  attempts_[submit.request_id()] = {.listener = std::move(listener), .num_lanes = submit.lanes_size()};
   v1::TargetCommand command;
   *command.mutable_submit() = std::move(submit);
   Enqueue(std::move(command));
@@ -188,22 +189,44 @@ void TargetClient::OnStreamReadEnded() {
 }
 
 void TargetClient::OnStreamEvents(v1::TargetEvents& events) {
+  std::optional<StaleReason> refused;
+  {
+    MutexLock lock(mu_);
+    if (fenced_) {
+      refused = StaleReason::kFenced;
+    } else if (options_.incarnation != 0 && events.incarnation() != 0 && events.incarnation() != options_.incarnation) {
+      refused = StaleReason::kIncarnation;
+    }
+    // It is told by the stream's end, which frees what it still runs.
+    if (refused.has_value()) stream_->Cancel();
+  }
+  if (refused.has_value()) {
+    options_.on_stale(*refused, events.events_size());
+    LogWarning("refused ", events.events_size(), " events of group ", options_.group_id, ": ",
+               *refused == StaleReason::kFenced ? "it was given up before" : "it is in another life");
+    return;
+  }
   std::shared_ptr<AttemptListener> listener;
   uint64_t listener_request = 0;
+  int num_stale = 0;
   for (v1::TargetEvent& event : *events.mutable_events()) {
     {
       MutexLock lock(mu_);
       const auto it = attempts_.find(event.request_id());
-      if (it == attempts_.end()) continue;  // cancelled or forgotten
-      if (listener == nullptr || listener_request != event.request_id()) listener = it->second;
+      if (it == attempts_.end()) {  // cancelled or forgotten
+        ++num_stale;
+        continue;
+      }
+      if (listener == nullptr || listener_request != event.request_id()) listener = it->second.listener;
       listener_request = event.request_id();
     }
     listener->OnTargetEvent(event);
   }
+  if (num_stale > 0) options_.on_stale(StaleReason::kAttempt, num_stale);
 }
 
 void TargetClient::OnStreamDone(const absl::Status& status) {
-  absl::flat_hash_map<uint64_t, std::shared_ptr<AttemptListener>> attempts;
+  absl::flat_hash_map<uint64_t, Attempt> attempts;
   bool tell = false;
   {
     MutexLock lock(mu_);
@@ -221,10 +244,46 @@ void TargetClient::OnStreamDone(const absl::Status& status) {
                " requests on it: ", status.ok() ? "the group closed it" : std::string(status.message()));
   }
   options_.on_connected(false);
-  const absl::Status lost =
-      absl::UnavailableError(absl::StrCat("group ", options_.group_id, " was lost",
-                                          status.ok() ? std::string() : absl::StrCat(" (", status.message(), ")")));
-  for (const auto& [request_id, listener] : attempts) listener->OnTargetLost(request_id, lost);
+  const absl::Status lost = LostStatus(status);
+  for (const auto& [request_id, attempt] : attempts) attempt.listener->OnTargetLost(request_id, lost);
+}
+
+absl::Status TargetClient::LostStatus(const absl::Status& status) const {
+  return absl::UnavailableError(absl::StrCat("group ", options_.group_id, " was lost",
+                                             status.ok() ? std::string() : absl::StrCat(" (", status.message(), ")")));
+}
+
+void TargetClient::HandOver(int64_t num_lanes) {
+  std::vector<std::pair<uint64_t, std::shared_ptr<AttemptListener>>> attempts;
+  {
+    MutexLock lock(mu_);
+    for (const auto& [request_id, attempt] : attempts_) {
+      if (num_lanes <= 0) break;
+      num_lanes -= attempt.num_lanes;
+      attempts.emplace_back(request_id, attempt.listener);
+    }
+  }
+  for (const auto& [request_id, listener] : attempts) listener->OnHandOver(request_id);
+}
+
+void TargetClient::Fence() {
+  absl::flat_hash_map<uint64_t, Attempt> attempts;
+  {
+    MutexLock lock(mu_);
+    if (fenced_ || closed_) return;
+    fenced_ = closed_ = true;
+    writable_ = connected_ = false;
+    queued_.clear();
+    attempts.swap(attempts_);
+    for (grpc::ClientContext* fetch : fetches_) fetch->TryCancel();
+  }
+  const absl::Status lost = LostStatus(absl::UnavailableError("it is not heard of any more"));
+  for (const auto& [request_id, attempt] : attempts) attempt.listener->OnTargetLost(request_id, lost);
+}
+
+bool TargetClient::ended() const {
+  MutexLock lock(mu_);
+  return closed_ && stream_ == nullptr;
 }
 
 void TargetClient::FetchModel(std::function<void(absl::StatusOr<v1::ModelDescription>)> done) {

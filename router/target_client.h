@@ -25,6 +25,7 @@
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "proto/target.grpc.pb.h"
+#include "router/cluster_snapshot.h"  // StaleReason
 
 namespace outrider::router {
 
@@ -39,6 +40,8 @@ class AttemptListener {
   virtual void OnTargetEvent(v1::TargetEvent& event) = 0;
   // The stream ended; nothing more comes for `request_id`.
   virtual void OnTargetLost(uint64_t request_id, const absl::Status& status) = 0;
+  // The group drains, and another has room. The attempt goes on unless it is cancelled.
+  virtual void OnHandOver(uint64_t request_id) = 0;
 };
 
 // Counts calls that are open, so that whoever owns what their callbacks use can wait for the last. A call leaves when
@@ -60,11 +63,16 @@ class TargetClient : public std::enable_shared_from_this<TargetClient> {
  public:
   struct Options {
     std::string group_id;
+    // The life of the group that is meant; 0: any. A group in another one refuses the stream, and what it says is not
+    // taken.
+    uint64_t incarnation = 0;
     std::string address;
     const Clock* clock = nullptr;  // outlives this
     CallGate* gate = nullptr;      // outlives this
     // The stream is up (a first message went out) or down. Called without a lock held.
     std::function<void(bool connected)> on_connected;
+    // Events were refused. Called without a lock held.
+    std::function<void(StaleReason reason, int num_events)> on_stale;
   };
   static std::shared_ptr<TargetClient> Create(Options options);
   ~TargetClient();
@@ -87,8 +95,16 @@ class TargetClient : public std::enable_shared_from_this<TargetClient> {
   // Fetches the model's description. `done` is called once, from any thread, also after Close.
   void FetchModel(std::function<void(absl::StatusOr<v1::ModelDescription>)> done);
 
+  // Asks attempts of so many lanes, or the last one more than that, to go on elsewhere.
+  void HandOver(int64_t num_lanes);
+
+  // The group is given up: attempts are told that they are lost, and nothing is sent or taken any more. The stream
+  // stays until the group speaks again (a process that was stopped), so that it is seen and counted, and is ended then.
+  void Fence();
   // Ends the stream for good. Attempts on it are told.
   void Close();
+  // After Fence or Close: no stream is open any more.
+  bool ended() const;
 
  private:
   class ServeStream;
@@ -100,12 +116,19 @@ class TargetClient : public std::enable_shared_from_this<TargetClient> {
   void OnStreamEvents(v1::TargetEvents& events);
   void OnStreamReadEnded();
   void OnStreamDone(const absl::Status& status);
+  absl::Status LostStatus(const absl::Status& status) const;
 
   const Options options_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::Target::Stub> stub_;
 
-  Mutex mu_;
+  struct Attempt {
+    std::shared_ptr<AttemptListener> listener;
+    int num_lanes = 0;
+  };
+
+  mutable Mutex mu_;
+  bool fenced_ ABSL_GUARDED_BY(mu_) = false;
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
   // Set from the moment a stream is started until its end is known.
   std::shared_ptr<ServeStream> stream_ ABSL_GUARDED_BY(mu_);
@@ -118,7 +141,7 @@ class TargetClient : public std::enable_shared_from_this<TargetClient> {
     size_t num_bytes = 0;
   };
   std::deque<Batch> queued_ ABSL_GUARDED_BY(mu_);
-  absl::flat_hash_map<uint64_t, std::shared_ptr<AttemptListener>> attempts_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<uint64_t, Attempt> attempts_ ABSL_GUARDED_BY(mu_);
   TimePoint open_after_ ABSL_GUARDED_BY(mu_){};
   Duration backoff_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_set<grpc::ClientContext*> fetches_ ABSL_GUARDED_BY(mu_);

@@ -111,6 +111,10 @@ absl::StatusOr<HeartbeatNews> WorkerRegistry::Heartbeat(const GroupReport& repor
   group.foreign = {.num_lanes = std::max<int64_t>(0, report.load.num_lanes - group.own.num_lanes),
                    .num_tokens = std::max<int64_t>(0, report.load.num_tokens - group.own.num_tokens)};
   Remember(report.who, group_incarnations_);
+  if (group.draining) {
+    absl::erase_if(drained_, [&](const auto& entry) { return !group_incarnations_.contains(entry.first); });
+    drained_[group.id] = group.incarnation;
+  }
   group_detector_.Heard(report.who.id, now);
   return news;
 }
@@ -189,6 +193,15 @@ GroupView* WorkerRegistry::MutableGroup(absl::string_view id, uint64_t incarnati
     return nullptr;
   }
   return &*it;
+}
+
+GroupFate WorkerRegistry::FateOf(const GroupRef& group) const {
+  if (const GroupView* view = FindGroup(group.group_id, group.incarnation)) {
+    if (view->draining) return GroupFate::kDrained;
+    return view->usable() && !view->held ? GroupFate::kServes : GroupFate::kUnknown;
+  }
+  const auto drained = drained_.find(group.group_id);
+  return drained != drained_.end() && drained->second == group.incarnation ? GroupFate::kDrained : GroupFate::kDied;
 }
 
 void WorkerRegistry::SetConnected(absl::string_view id, uint64_t incarnation, bool connected) {

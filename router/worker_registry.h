@@ -63,6 +63,14 @@ enum class HeartbeatNews : uint8_t {
   kRestarted,  // was, in an older incarnation or at another address
 };
 
+// What became of a group's life that an attempt ran in.
+enum class GroupFate : uint8_t {
+  kServes,   // it goes on
+  kUnknown,  // it is registered, but can not be reached or does not serve
+  kDrained,  // it was told to end
+  kDied,
+};
+
 struct LostWorker {
   bool is_group = false;
   std::string id;
@@ -89,6 +97,8 @@ class WorkerRegistry {
   const ClusterSnapshot& snapshot() const { return snapshot_; }
   // Null if not registered, or in another incarnation.
   const GroupView* FindGroup(absl::string_view id, uint64_t incarnation) const;
+
+  GroupFate FateOf(const GroupRef& group) const;
 
   // This router's side of a group. Of an unknown group or another incarnation: nothing happens.
   void SetConnected(absl::string_view id, uint64_t incarnation, bool connected);
@@ -118,6 +128,8 @@ class WorkerRegistry {
   // Greatest incarnations heard, also of workers that are gone.
   absl::flat_hash_map<std::string, uint64_t> group_incarnations_;
   absl::flat_hash_map<std::string, uint64_t> draft_incarnations_;
+  // The last incarnation that said it drains, of those in group_incarnations_.
+  absl::flat_hash_map<std::string, uint64_t> drained_;
   DraftPairing pairing_;
   bool pairing_is_old_ = false;
 };

@@ -164,8 +164,10 @@ absl::Status RunLeader(const v1::TargetConfig& config, TerminationWatcher& termi
   DraftLinkMetrics link_metrics(registry);
   const SystemClock clock;
   Inbox inbox(static_cast<int>(config.max_waiting_sequences() + config.max_sequences()));
-  TargetService target_service(
-      {.model = Describe(*model), .max_buffered_tokens = static_cast<int>(config.max_buffered_tokens())}, inbox, clock);
+  TargetService target_service({.model = Describe(*model),
+                                .incarnation = incarnation,
+                                .max_buffered_tokens = static_cast<int>(config.max_buffered_tokens())},
+                               inbox, clock);
   const int world_size = static_cast<int>(config.tensor_parallel_size());
   const Duration step_timeout = std::chrono::milliseconds(config.step_timeout_ms());
   ASSIGN_OR_RETURN(const std::unique_ptr<LeaderGroup> group, LeaderGroup::Create({.world_size = world_size,

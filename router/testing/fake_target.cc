@@ -122,6 +122,7 @@ grpc::Status FakeTarget::Serve(grpc::ServerContext* context,
   }
   {
     MutexLock lock(mu_);
+    ++received_.num_streams_ended;
     state.closed = true;
     changed_.NotifyAll();
   }
@@ -233,6 +234,7 @@ void FakeTarget::RunSteps(grpc::ServerContext* context,
       go_on = !break_now_ && Step(state, &events);
       break_now_ = false;
     }
+    events.set_incarnation(options_.events_incarnation);
     if (events.events_size() > 0) stream->Write(events);
     if (!go_on) break;
   }
@@ -255,15 +257,19 @@ void FakeTarget::SendHeartbeats() {
   status.set_max_sequences(options_.max_sequences);
   while (true) {
     status.set_serving(serving_);
+    request.set_draining(draining_);
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(5));
     v1::HeartbeatResponse response;
-    const grpc::Status result = stub->Heartbeat(&context, request, &response);
+    const bool silent = silent_;
+    const grpc::Status result = silent ? grpc::Status::OK : stub->Heartbeat(&context, request, &response);
     MutexLock lock(mu_);
-    ++received_.num_heartbeats;
-    received_.last_heartbeat = response;
-    received_.last_heartbeat_status = result;
-    changed_.NotifyAll();
+    if (!silent) {
+      ++received_.num_heartbeats;
+      received_.last_heartbeat = response;
+      received_.last_heartbeat_status = result;
+      changed_.NotifyAll();
+    }
     const TimePoint next = std::chrono::steady_clock::now() + kHeartbeatInterval;
     while (!stopped_ && changed_.WaitUntil(mu_, next)) {
     }

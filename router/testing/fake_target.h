@@ -44,6 +44,8 @@ class FakeTarget final : public v1::Target::Service {
     uint32_t fail_code = 0;
     // The same instead of its token with this index.
     int fail_at_token = 0;
+    // What its events say of its life; 0: nothing.
+    uint64_t events_incarnation = 0;
   };
   // Serves and sends heartbeats until Stop.
   explicit FakeTarget(Options options);
@@ -52,6 +54,9 @@ class FakeTarget final : public v1::Target::Service {
   // Ends everything at once, as a killed process does.
   void Stop();
   void SetServing(bool serving) { serving_ = serving; }
+  void SetDraining(bool draining) { draining_ = draining; }
+  // Sends no heartbeats, as a stopped process.
+  void SetSilent(bool silent) { silent_ = silent; }
   // Lets a held group make so many steps more.
   void Permit(int num_steps);
   // As break_after_tokens, from now on.
@@ -63,6 +68,7 @@ class FakeTarget final : public v1::Target::Service {
     std::vector<v1::Cancel> cancels;
     std::vector<v1::StopAt> stop_ats;
     int num_streams = 0;
+    int num_streams_ended = 0;
     int num_model_fetches = 0;
     v1::HeartbeatResponse last_heartbeat;
     int num_heartbeats = 0;
@@ -99,6 +105,8 @@ class FakeTarget final : public v1::Target::Service {
 
   const Options options_;
   std::atomic<bool> serving_{true};
+  std::atomic<bool> draining_{false};
+  std::atomic<bool> silent_{false};
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
   std::thread heartbeats_;

@@ -41,7 +41,8 @@ PURE_FILES = (
     "router/admission_controller", "router/worker_registry", "router/failure_detector", "router/cluster_snapshot",
     "router/generate_relay", "router/request", "router/request_validation",
     "router/routing_policy", "router/least_loaded_policy", "router/draft_pairing_policy", "router/retry_policy",
-    "router/request_lifecycle", "router/dispatch_queue",
+    "router/request_lifecycle", "router/dispatch_queue", "router/route_request", "router/retry_after",
+    "router/retry_budget", "router/service_rate", "router/quarantine",
     "worker/engine/draft_sequence", "worker/group/group_membership", "cli/cluster_plan", "cli/restart_policy",
 )
 IMPURE_INCLUDE = re.compile(r"grpc|google/protobuf|\.pb\.h|cuda|nccl|^(thread|mutex|condition_variable|future)$|"

@@ -47,6 +47,12 @@ class TargetService::Call final : public ServerStream<v1::TargetCommands, v1::Ta
 
  protected:
   void OnMessage(v1::TargetCommands& request) override {
+    const uint64_t incarnation = service_.options_.incarnation;
+    if (request.incarnation() != 0 && incarnation != 0 && request.incarnation() != incarnation) {
+      return Finish(grpc::Status(grpc::StatusCode::FAILED_PRECONDITION,
+                                 absl::StrCat("incarnation ", request.incarnation(),
+                                              " of the group is gone; this is incarnation ", incarnation)));
+    }
     for (const v1::TargetCommand& command : request.commands()) {
       switch (command.command_case()) {
         case v1::TargetCommand::kSubmit:
@@ -80,6 +86,7 @@ class TargetService::Call final : public ServerStream<v1::TargetCommands, v1::Ta
       if (!std::holds_alternative<TokensEvent>(event.event)) LaneEnded(event.id);
       waiting_.pop_front();
     }
+    response->set_incarnation(service_.options_.incarnation);
     return response->events_size() > 0;
   }
 

@@ -1,6 +1,8 @@
 // TargetService is the leader's end of target.proto: one Serve call a router carries all its requests, GetModel tells
 // what is served.
 //
+// A router that means another life of the group is refused: what it knows is of a group that is gone.
+//
 // A call that ends cancels and frees all it carried. Each lane submitted on it gets exactly one end while the call
 // lives, also those that are refused.
 //
@@ -17,6 +19,7 @@ class TargetService final : public v1::Target::CallbackService {
  public:
   struct Options {
     v1::ModelDescription model;
+    uint64_t incarnation = 0;         // of this group, as its heartbeats tell; 0: routers are not fenced
     int max_buffered_tokens = 65536;  // a lane's output that waits for the router
   };
   // `inbox` and `clock` outlive this.

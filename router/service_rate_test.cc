@@ -1,0 +1,44 @@
+#include "router/service_rate.h"
+
+#include <gtest/gtest.h>
+
+namespace outrider::router {
+namespace {
+
+using std::chrono::milliseconds;
+constexpr TimePoint kStart{};
+
+TEST(ServiceRate, MeasuresOnlyWhileSomebodyWaits) {
+  ServiceRate rate;
+  TimePoint now = kStart;
+  for (int i = 0; i < 100; ++i) rate.Served(1000, milliseconds(10), now += milliseconds(100));
+  EXPECT_FALSE(rate.TokensPerSecond(now).has_value());
+  rate.SetBusy(true, now);
+  for (int i = 0; i < 40; ++i) rate.Served(50, milliseconds(200), now += milliseconds(100));
+  ASSERT_TRUE(rate.TokensPerSecond(now).has_value());
+  EXPECT_NEAR(*rate.TokensPerSecond(now), 500, 25);
+  rate.SetBusy(false, now);
+  const double before = *rate.TokensPerSecond(now);
+  now += std::chrono::hours(1);
+  EXPECT_EQ(*rate.TokensPerSecond(now), before);
+}
+
+TEST(ServiceRate, ForgetsWhatIsOld) {
+  ServiceRate rate;
+  TimePoint now = kStart;
+  rate.SetBusy(true, now);
+  for (int i = 0; i < 300; ++i) rate.Served(100, milliseconds(1), now += milliseconds(100));
+  EXPECT_NEAR(*rate.TokensPerSecond(now), 1000, 20);
+  for (int i = 0; i < 300; ++i) rate.Served(10, milliseconds(1), now += milliseconds(100));
+  EXPECT_NEAR(*rate.TokensPerSecond(now), 100, 20);
+}
+
+TEST(ServiceRate, KnowsHowLongARequestLasts) {
+  ServiceRate rate;
+  EXPECT_EQ(rate.MeanServiceTime(), Duration::zero());
+  for (int i = 0; i < 1000; ++i) rate.Served(1, milliseconds(i % 2 == 0 ? 100 : 300), kStart);
+  EXPECT_NEAR(ToMillis(rate.MeanServiceTime()), 200, 2);
+}
+
+}  // namespace
+}  // namespace outrider::router
