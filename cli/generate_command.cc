@@ -13,6 +13,7 @@
 #include "cli/cluster_flags.h"
 #include "cli/generate_client.h"
 #include "cli/generate_requests.h"
+#include "text/utf8.h"
 
 namespace outrider {
 namespace {
@@ -32,10 +33,22 @@ struct GenerateFlags {
   int concurrency = 1;
 };
 
+// Arguments may hold any bytes; messages carry text as UTF-8 only.
+absl::Status CheckUtf8(const char* flag, const std::string& value) {
+  const std::optional<size_t> offset = text::FirstInvalidUtf8(value);
+  if (!offset.has_value()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(flag, " is not UTF-8 at byte ", *offset, " (0x",
+                                                 absl::Hex(static_cast<uint8_t>(value[*offset]), absl::kZeroPad2),
+                                                 "); send text as UTF-8, or give --prompt-ids"));
+}
+
 // Only what was given on the command line is set; the rest is left to the router's defaults.
 absl::StatusOr<v1::GenerateRequest> Defaults(const CLI::App& command, const GenerateFlags& flags) {
   const auto given = [&](const char* name) { return command.get_option(name)->count() > 0; };
   v1::GenerateRequest request;
+  RETURN_IF_ERROR(CheckUtf8("--prompt", flags.prompt));
+  RETURN_IF_ERROR(CheckUtf8("--chat", flags.chat));
+  for (const std::string& stop : flags.stop) RETURN_IF_ERROR(CheckUtf8("--stop", stop));
   if (given("--prompt")) request.set_prompt(flags.prompt);
   if (given("--chat")) {
     v1::ChatMessage* message = request.add_messages();

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "cli/command_line.h"
 #include "cli/generate_command.h"
 #include "cli/inspect_command.h"
 #include "cli/process_command.h"
@@ -23,11 +24,6 @@ int main(int argc, char** argv) {
   outrider::AddGenerateCommand(app, exit_code);
   outrider::AddInspectCommand(app, exit_code);
   outrider::AddProcessCommands(app, exit_code);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error);
-    return code == 0 ? 0 : 2;
-  }
+  if (const auto code = outrider::ParseCommandLine(app, argc, argv)) return *code;
   return exit_code;
 }

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "router/grpc_message.h"
 #include "router/grpc_status.h"
 #include "router/proto_conversions.h"
 #include "router/request_validation.h"
@@ -47,44 +48,47 @@ uint32_t DeadlineMs(std::optional<TimePoint> deadline, TimePoint now) {
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateCall::Begin(const CallEnvironment& environment,
-                                                                    grpc::CallbackServerContext* context,
-                                                                    const v1::GenerateRequest* request) {
+grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateCall::Begin(const CallEnvironment& environment,
+                                                                grpc::CallbackServerContext* context,
+                                                                const grpc::ByteBuffer& request) {
+  v1::GenerateRequest message;
+  const absl::Status parsed = ParseMessage(request, message);
   const std::shared_ptr<GenerateCall> call(
-      new GenerateCall(environment, context, request, environment.calls->NextId()));
+      new GenerateCall(environment, context, std::move(message), environment.calls->NextId()));
   {
     MutexLock lock(call->mu_);
     call->self_ = call;
   }
   context->AddInitialMetadata(kRequestIdKey, call->request_name_);
-  call->Arrive();
+  call->Arrive(parsed);
   return call.get();
 }
 
 GenerateCall::GenerateCall(const CallEnvironment& environment, grpc::CallbackServerContext* context,
-                           const v1::GenerateRequest* request, CallId call_id)
+                           v1::GenerateRequest message, CallId call_id)
     : RoutedCall(call_id),
       environment_(environment),
       context_(context),
-      message_(request),
+      message_(std::move(message)),
       arrival_(environment.clock->Now()),
       request_name_(environment.calls->NameOf(call_id)),
       lifecycle_({.request_name = request_name_,
                   .arrival = arrival_,
                   .deadline = DeadlineOf(*context, arrival_),
-                  .priority = request->priority(),
+                  .priority = message_.priority(),
                   .max_stream_buffer_bytes = environment.max_stream_buffer_bytes}) {}
 
 GenerateCall::~GenerateCall() = default;
 
-void GenerateCall::Arrive() {
+void GenerateCall::Arrive(absl::Status status) {
   AfterLock after;
   {
     MutexLock lock(mu_);
-    absl::Status status = environment_.calls->Enter();
+    const absl::Status entered = environment_.calls->Enter();
+    if (status.ok()) status = entered;
     environment_.metrics->SetRunning(environment_.calls->num_open());
     if (status.ok()) {
-      input_ = ViewOf(*message_);
+      input_ = ViewOf(message_);
       status = CheckInput(input_);
     }
     int64_t num_tokens_estimate = 0;
@@ -291,16 +295,18 @@ void GenerateCall::WriteStart() {
   started.set_seed(request.sampling.seed);
   started.set_numerics_id(lifecycle_.numerics_id());
   started.set_model(lifecycle_.model().name);
+  response_bytes_ = SerializeMessage(response_);
   // Without a buffer hint: a write that is held back is not done either, and nothing would follow to push it out.
-  StartWrite(&response_);
+  StartWrite(&response_bytes_);
 }
 
 void GenerateCall::Write(const WriteEvent& command) {
   ToProto(lifecycle_.event(), lifecycle_.numerics_id(), &response_);
+  response_bytes_ = SerializeMessage(response_);
   if (command.last) {
-    StartWriteAndFinish(&response_, grpc::WriteOptions(), grpc::Status::OK);
+    StartWriteAndFinish(&response_bytes_, grpc::WriteOptions(), grpc::Status::OK);
   } else {
-    StartWrite(&response_);
+    StartWrite(&response_bytes_);
   }
 }
 

@@ -42,15 +42,16 @@ struct CallEnvironment {
   size_t max_stream_buffer_bytes;
 };
 
-class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
+class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                            public RoutedCall,
                            public AttemptListener,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
-  // Begins the call; the reactor lives until gRPC and everyone else are done with it.
-  static grpc::ServerWriteReactor<v1::GenerateResponse>* Begin(const CallEnvironment& environment,
-                                                               grpc::CallbackServerContext* context,
-                                                               const v1::GenerateRequest* request);
+  // Begins the call; the reactor lives until gRPC and everyone else are done with it. `request` is a GenerateRequest as
+  // it came: gRPC answers one that it can not parse with an UNIMPLEMENTED that says nothing.
+  static grpc::ServerWriteReactor<grpc::ByteBuffer>* Begin(const CallEnvironment& environment,
+                                                           grpc::CallbackServerContext* context,
+                                                           const grpc::ByteBuffer& request);
   ~GenerateCall() override;
 
   // ServerWriteReactor.
@@ -74,10 +75,11 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
     std::optional<RouteCall> route;
     bool withdraw = false;
   };
-  GenerateCall(const CallEnvironment& environment, grpc::CallbackServerContext* context,
-               const v1::GenerateRequest* request, CallId call_id);
+  GenerateCall(const CallEnvironment& environment, grpc::CallbackServerContext* context, v1::GenerateRequest message,
+               CallId call_id);
 
-  void Arrive();
+  // `status`: of the request as it came.
+  void Arrive(absl::Status status);
   absl::Status PrepareLocked(std::shared_ptr<const ServedModel> model, int max_model_len)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Carries out commands, and those that follow from them.
@@ -96,18 +98,19 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateResponse>
 
   const CallEnvironment environment_;
   grpc::CallbackServerContext* const context_;
-  const v1::GenerateRequest* const message_;
+  const v1::GenerateRequest message_;
   const TimePoint arrival_;
   const std::string request_name_;
   std::atomic<bool> admitted_{false};
 
   Mutex mu_;
-  std::shared_ptr<GenerateCall> self_ ABSL_GUARDED_BY(mu_);  // until OnDone
-  RequestInput input_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<GenerateCall> self_ ABSL_GUARDED_BY(mu_);        // until OnDone
+  RequestInput input_ ABSL_GUARDED_BY(mu_);                        // views into message_
   std::shared_ptr<const ServedModel> model_ ABSL_GUARDED_BY(mu_);  // of the lifecycle's request, once prepared
   RequestLifecycle lifecycle_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<TargetClient> client_ ABSL_GUARDED_BY(mu_);  // of the last start
-  v1::GenerateResponse response_ ABSL_GUARDED_BY(mu_);         // being written
+  v1::GenerateResponse response_ ABSL_GUARDED_BY(mu_);
+  grpc::ByteBuffer response_bytes_ ABSL_GUARDED_BY(mu_);  // being written
   bool done_ ABSL_GUARDED_BY(mu_) = false;
   std::unique_ptr<grpc::Alarm> timer_ ABSL_GUARDED_BY(mu_);
 };

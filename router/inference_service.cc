@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "router/grpc_message.h"
 #include "router/grpc_status.h"
 #include "router/proto_conversions.h"
 #include "router/request_validation.h"
@@ -66,9 +67,9 @@ absl::Status DoDetokenize(const Dispatcher& dispatcher, const v1::DetokenizeRequ
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(grpc::CallbackServerContext* context,
-                                                                           const v1::GenerateRequest* request) {
-  return GenerateCall::Begin(environment_, context, request);
+grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Generate(grpc::CallbackServerContext* context,
+                                                                       const grpc::ByteBuffer* request) {
+  return GenerateCall::Begin(environment_, context, *request);
 }
 
 grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerContext* context,
@@ -91,9 +92,13 @@ grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerCon
 }
 
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
-                                                     const v1::TokenizeRequest* request,
-                                                     v1::TokenizeResponse* response) {
-  return Finish(context, DoTokenize(*environment_.dispatcher, *request, response));
+                                                     const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
+  v1::TokenizeRequest message;
+  v1::TokenizeResponse answer;
+  absl::Status status = ParseMessage(*request, message);
+  if (status.ok()) status = DoTokenize(*environment_.dispatcher, message, &answer);
+  *response = SerializeMessage(answer);
+  return Finish(context, status);
 }
 
 grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,

@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <fstream>
 #include <functional>
+#include <future>
 #include <limits>
 #include <map>
 #include <set>
@@ -313,7 +314,9 @@ TEST(Router, RefusesBeyondTheQueuesBound) {
   // Of two that wait for a group that never comes, one is refused; which came first is open.
   Call one(router->grpc_address(), Prompt("x", 5), {}, /*deadline_s=*/3);
   Call two(router->grpc_address(), Prompt("x", 5), {}, /*deadline_s=*/3);
-  const std::set<grpc::StatusCode> codes = {one.Finish().error_code(), two.Finish().error_code()};
+  // Both are read at once: a client that looks after its deadline sees that alone.
+  auto other = std::async(std::launch::async, [&] { return two.Finish().error_code(); });
+  const std::set<grpc::StatusCode> codes = {one.Finish().error_code(), other.get()};
   EXPECT_EQ(codes,
             (std::set<grpc::StatusCode>{grpc::StatusCode::DEADLINE_EXCEEDED, grpc::StatusCode::RESOURCE_EXHAUSTED}));
   for (const Call* call : {&one, &two}) {
@@ -796,6 +799,44 @@ int HealthOf(const RouterServer& router) {
   std::vector<grpc::Slice> slices;
   if (!status.ok() || !response.Dump(&slices).ok() || slices.empty() || slices[0].size() < 2) return -1;
   return slices[0].begin()[1];
+}
+
+// A call of a method with a request of any bytes, also such as no client library would send.
+grpc::Status CallWithBytes(const RouterServer& router, const std::string& method, const std::string& bytes) {
+  const auto channel = grpc::CreateChannel(router.grpc_address(), grpc::InsecureChannelCredentials());
+  grpc::GenericStub stub(channel);
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  const grpc::Slice slice(bytes);
+  const grpc::ByteBuffer request(&slice, 1);
+  grpc::ByteBuffer response;
+  grpc::Status status;
+  const auto call = stub.PrepareUnaryCall(&context, method, request, &queue);
+  call->StartCall();
+  call->Finish(&response, &status, nullptr);
+  void* tag;
+  bool ok;
+  queue.Next(&tag, &ok);
+  queue.Shutdown();
+  while (queue.Next(&tag, &ok)) {
+  }
+  return status;
+}
+
+TEST(Router, SaysSoWhenARequestCanNotBeParsed) {
+  const auto router = StartRouter();
+  v1::GenerateRequest request;
+  request.set_prompt("abcd");
+  std::string not_utf8 = request.SerializeAsString();
+  not_utf8[not_utf8.find("abcd") + 1] = '\xff';
+  const std::string cut_off = request.SerializeAsString().substr(0, 3);
+  for (const std::string& bytes : {not_utf8, cut_off}) {
+    ExpectStatus(CallWithBytes(*router, "/outrider.v1.Inference/Generate", bytes), grpc::StatusCode::INVALID_ARGUMENT,
+                 {"no outrider.v1.GenerateRequest", "UTF-8"});
+  }
+  ExpectStatus(CallWithBytes(*router, "/outrider.v1.Inference/Tokenize", "\x0a\x02\xff\xff"),
+               grpc::StatusCode::INVALID_ARGUMENT, {"no outrider.v1.TokenizeRequest"});
+  EXPECT_EQ(router->num_open_calls(), 0);
 }
 
 TEST(Router, IsHealthyOnlyWhileAGroupServes) {

@@ -1,0 +1,64 @@
+#include "cli/command_line.h"
+
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+#include "cli/config_schema.h"  // NearestName
+
+namespace outrider {
+namespace {
+
+std::string Hint(const std::string& nearest, const std::string& help) {
+  return nearest.empty() ? absl::StrCat("; see ", help) : absl::StrCat("; did you mean '", nearest, "'? See ", help);
+}
+
+}  // namespace
+
+std::optional<std::string> UnknownArgument(const CLI::App& app, const std::vector<std::string>& arguments) {
+  const CLI::App* command = &app;
+  std::string path = app.get_name();
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const std::string name = arguments[i].substr(0, arguments[i].find('='));
+    if (name == "--") break;  // what follows is no flag
+    if (command == &app && i == 0 && !name.empty() && name[0] != '-') {
+      command = nullptr;
+      std::vector<std::string> names;
+      for (const CLI::App* one : app.get_subcommands(nullptr)) {
+        if (one->get_name() == name) command = one;
+        names.push_back(one->get_name());
+      }
+      if (command == nullptr) {
+        return absl::StrCat(path, ": unknown command '", name, "'", Hint(NearestName(name, names), path + " --help"));
+      }
+      absl::StrAppend(&path, " ", name);
+    } else if (name.size() > 2 && name[0] == '-' && name[1] == '-') {
+      if (command->get_option_no_throw(name) != nullptr) continue;
+      std::vector<std::string> names;
+      for (const CLI::Option* option : command->get_options(nullptr)) {
+        for (const std::string& one : option->get_lnames()) names.push_back("--" + one);
+      }
+      return absl::StrCat(path, ": unknown flag '", name, "'", Hint(NearestName(name, names), path + " --help"));
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<int> ParseCommandLine(CLI::App& app, int argc, const char* const* argv) {
+  if (const auto unknown = UnknownArgument(app, std::vector<std::string>(argv + 1, argv + argc))) {
+    std::fprintf(stderr, "%s\n", unknown->c_str());
+    return 2;
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {  // --help, --version
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    std::string path = app.get_name();
+    for (const CLI::App* command : app.get_subcommands()) absl::StrAppend(&path, " ", command->get_name());
+    std::fprintf(stderr, "%s: %s; see %s --help\n", path.c_str(), error.what(), path.c_str());
+    return 2;
+  }
+  return std::nullopt;
+}
+
+}  // namespace outrider
