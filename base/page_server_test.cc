@@ -5,13 +5,27 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <vector>
 
 #include "base/metrics.h"
+#include "base/page_client.h"
 
 namespace outrider {
 namespace {
+
+// Short: a socket's path has 107 bytes at most.
+std::string SocketFolder() {
+  struct Folder {
+    std::string path = "/tmp/outrider-XXXXXX";
+    Folder() { EXPECT_NE(::mkdtemp(path.data()), nullptr); }
+    ~Folder() { std::filesystem::remove_all(path); }
+  };
+  static const Folder folder;
+  return folder.path;
+}
 
 int Connect(int port) {
   const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -90,6 +104,36 @@ TEST(PageServer, SendsAPageOfAnySizeToAReaderThatIsSlow) {
   EXPECT_GT(Hear(fd).size(), body.size());
 }
 
+TEST(FetchPages, BringsEachPageAndWaitsForNobodyBeyondItsBound) {
+  const std::string socket = "unix:" + SocketFolder() + "/pages";
+  const auto on_port = Start({{"/a", [] { return Page{.status = 503, .body = "page a"}; }}});
+  const auto on_socket = PageServer::Start(socket, 0, {{"/a", [] { return Page{.body = std::string(1 << 20, 'x')}; }}});
+  ASSERT_TRUE(on_socket.ok()) << on_socket.status();
+  // Somebody who takes connections and says nothing, as a stopped process does.
+  const int silent = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  ASSERT_EQ(::listen(silent, 8), 0);
+  sockaddr_in bound{};
+  socklen_t size = sizeof(bound);
+  ::getsockname(silent, reinterpret_cast<sockaddr*>(&bound), &size);
+  const auto address = [](int port) { return "127.0.0.1:" + std::to_string(port); };
+  const auto pages = FetchPages({{address(on_port->port()), "/a"},
+                                 {address(ntohs(bound.sin_port)), "/a"},
+                                 {socket, "/a"},
+                                 {"unix:/nowhere/at/all", "/a"},
+                                 {"nonsense", "/a"}},
+                                std::chrono::milliseconds(300));
+  ::close(silent);
+  ASSERT_EQ(pages.size(), 5u);
+  ASSERT_TRUE(pages[0].ok()) << pages[0].status();
+  EXPECT_EQ(pages[0]->status, 503);
+  EXPECT_EQ(pages[0]->body, "page a");
+  EXPECT_EQ(pages[1].status().code(), absl::StatusCode::kDeadlineExceeded);
+  ASSERT_TRUE(pages[2].ok()) << pages[2].status();
+  EXPECT_EQ(pages[2]->body.size(), size_t{1} << 20);
+  EXPECT_EQ(pages[3].status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(pages[4].status().code(), absl::StatusCode::kUnavailable);
+}
+
 TEST(MetricsServer, TellsHealthBesideTheMetrics) {
   MetricsRegistry registry;
   ProcessHealth health;
@@ -115,7 +159,7 @@ TEST(MetricsServer, TellsHealthBesideTheMetrics) {
 
 TEST(MetricsServer, ListensOnAUnixSocketAlsoWhereOneWasLeft) {
   MetricsRegistry registry;
-  const std::string path = "unix:" + testing::TempDir() + "/m.sock";
+  const std::string path = "unix:" + SocketFolder() + "/metrics";
   auto first = MetricsServer::Start(path, 0, registry);
   ASSERT_TRUE(first.ok()) << first.status();
   EXPECT_TRUE(MetricsServer::Start(path, 0, registry).ok());

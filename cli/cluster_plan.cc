@@ -37,6 +37,9 @@ absl::Status Validate(const ClusterOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("--numerics '", options.numerics, "' is none of invariant, reference"));
   }
+  if (!IsOneOf(options.log_format, {"text", "json"})) {
+    return absl::InvalidArgumentError(absl::StrCat("--log-format '", options.log_format, "' is none of text, json"));
+  }
   uint32_t lookahead;
   if (options.lookahead != "auto" && (!absl::SimpleAtoi(options.lookahead, &lookahead) || lookahead > 32)) {
     return absl::InvalidArgumentError(
@@ -58,11 +61,16 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
   const ThreadShares threads = DivideThreads(options, num_cores);
   const std::string router_address = absl::StrCat(options.host, ":", options.grpc_port);
   const auto flag = [](const char* name, const auto& value) { return absl::StrCat("--", name, "=", value); };
+  // Each process shows its metrics and health on a socket of its own.
+  const auto add_health = [&](ProcessPlan& process, const std::string& file) {
+    process.health_address = absl::StrCat("unix:", runtime_dir, "/", file, ".http");
+    process.args.push_back(flag("metrics-host", process.health_address));
+    process.args.push_back(flag("log-format", options.log_format));
+  };
   std::vector<UnitPlan> units;
-  units.push_back({"router",
-                   {{"router",
-                     {"router", flag("host", options.host), flag("grpc-port", options.grpc_port),
-                      flag("metrics-port", options.metrics_port)}}}});
+  units.push_back(
+      {"router", {{"router", {"router", flag("host", options.host), flag("grpc-port", options.grpc_port)}}}});
+  add_health(units[0].processes[0], "router");
   for (uint32_t group = 0; group < options.groups; ++group) {
     UnitPlan unit{absl::StrCat("group-", group), {}};
     const auto socket = [&](uint32_t rank) {
@@ -76,6 +84,8 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
            flag("device", options.device), flag("numerics", options.numerics), flag("lookahead", options.lookahead),
            flag("threads", threads.per_rank), flag("max-model-len", options.max_model_len),
            flag("kv-cache-bytes", options.kv_cache_bytes), flag("max-sequences", options.max_sequences)}};
+      process.labels = {{"group", unit.name}, {"rank", absl::StrCat(rank)}};
+      add_health(process, absl::StrCat(unit.name, "-", rank));
       process.args.push_back(rank == 0 ? flag("router-address", router_address) : flag("leader-address", socket(0)));
       unit.processes.push_back(std::move(process));
     }
@@ -89,6 +99,7 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
                         flag("host", absl::StrCat("unix:", runtime_dir, "/", name, ".sock")),
                         flag("router-address", router_address), flag("device", options.device),
                         flag("numerics", options.numerics), flag("threads", threads.per_draft_worker)}}}});
+    add_health(units.back().processes[0], name);
   }
   return units;
 }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -25,6 +26,7 @@ struct ClusterOptions {
   std::string host = "127.0.0.1";
   uint32_t grpc_port = 9000;
   uint32_t metrics_port = 9100;
+  std::string log_format = "text";
 };
 
 inline constexpr uint32_t kMaxGroups = 64;
@@ -46,6 +48,10 @@ ThreadShares DivideThreads(const ClusterOptions& options, uint32_t num_cores);
 struct ProcessPlan {
   std::string name;               // group-0/1
   std::vector<std::string> args;  // after the program's name
+  // Where its metrics and health are shown: unix:PATH. Empty: nowhere.
+  std::string health_address = {};
+  // Of its series on the page of all, beside its name: group and rank.
+  std::vector<std::pair<std::string, std::string>> labels = {};
 };
 
 // Processes that live and die together: the ranks of a group, or a single process.

@@ -14,7 +14,9 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
+#include <random>
 #include <thread>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -22,6 +24,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "cli/cluster_flags.h"
+#include "cli/cluster_pages.h"
 #include "cli/cluster_plan.h"
 #include "cli/model_check.h"
 #include "cli/supervisor.h"
@@ -122,20 +125,26 @@ bool AwaitReady(const ClusterOptions& options, const std::atomic<bool>& stopped)
 absl::Status RunServe(ClusterOptions options) {
   SetLogProcess("serve");
   RETURN_IF_ERROR(Validate(options));
+  RETURN_IF_ERROR(SetLogFormat(options.log_format));
   RETURN_IF_ERROR(CheckModels(options));
   ASSIGN_OR_RETURN(options.grpc_port, ProbePort(options.host, options.grpc_port));
-  ASSIGN_OR_RETURN(options.metrics_port, ProbePort(options.host, options.metrics_port));
   ASSIGN_OR_RETURN(const std::unique_ptr<RuntimeFolder> folder, RuntimeFolder::Make());
 
   Supervisor::BlockSignals();
-  Supervisor supervisor({.program = std::filesystem::read_symlink("/proc/self/exe").string()});
-  for (UnitPlan& unit : PlanCluster(options, folder->path(), std::max(1u, std::thread::hardware_concurrency()))) {
-    supervisor.Add(std::move(unit));
-  }
+  std::random_device random;
+  Supervisor supervisor({.program = std::filesystem::read_symlink("/proc/self/exe").string(), .seed = random()});
+  const std::vector<UnitPlan> units =
+      PlanCluster(options, folder->path(), std::max(1u, std::thread::hardware_concurrency()));
+  for (const UnitPlan& unit : units) supervisor.Add(unit);
+  ClusterPages pages(units, supervisor);
+  ASSIGN_OR_RETURN(const std::unique_ptr<PageServer> page_server,
+                   PageServer::Start(options.host, static_cast<int>(options.metrics_port), pages.Pages()));
+  options.metrics_port = static_cast<uint32_t>(page_server->port());
   std::atomic<bool> stopped{false};
   std::thread ready([&] {
     if (!AwaitReady(options, stopped)) return;
     supervisor.MarkReady();
+    pages.MarkReady();
     std::printf("ready grpc=%s:%u metrics=%s:%u\n", options.host.c_str(), options.grpc_port, options.host.c_str(),
                 options.metrics_port);
     std::fflush(stdout);
@@ -151,7 +160,8 @@ absl::Status RunServe(ClusterOptions options) {
 void AddServeCommand(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand("serve", "Run a whole cluster on this machine");
   auto options = std::make_shared<ClusterOptions>();
-  command->add_option("MODEL", options->model, "GGUF file of the target model")->required();
+  // Not `required()`: an unknown flag is to be named before a missing model is.
+  command->add_option("MODEL", options->model, "GGUF file of the target model");
   AddClusterFlags(*command, *options);
   command->add_option("--lookahead", options->lookahead, "Draft tokens a round: auto (measured) or 0..32")
       ->type_name("[auto]");
@@ -159,6 +169,8 @@ void AddServeCommand(CLI::App& app, int& exit_code) {
   command->add_option("--grpc-port", options->grpc_port, "Port of the gRPC API; 0: a free one")->type_name("[9000]");
   command->add_option("--metrics-port", options->metrics_port, "Port of the Prometheus metrics; 0: a free one")
       ->type_name("[9100]");
+  command->add_option("--log-format", options->log_format, "Lines of the log: text (key=value) or json")
+      ->type_name("[text]");
   command->footer(
       "Prints `ready grpc=HOST:PORT metrics=HOST:PORT` on standard output once it can serve; logs go to standard "
       "error.\n"
@@ -166,6 +178,7 @@ void AddServeCommand(CLI::App& app, int& exit_code) {
       "Example:\n"
       "  outrider serve model.gguf --draft-model draft.gguf --tensor-parallel-size 2");
   command->callback([=, &exit_code] {
+    if (options->model.empty()) throw CLI::RequiredError("MODEL");
     const absl::Status status = RunServe(*options);
     if (status.ok()) return;
     LogError(status.message());

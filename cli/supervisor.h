@@ -2,7 +2,8 @@
 //
 // A unit is a set of processes that live and die together (the ranks of a group): when one ends, the others are killed
 // and all start anew, after a delay that grows while they keep ending (restart_policy.h). A child dies when its
-// supervisor does, by whatever cause (PR_SET_PDEATHSIG), so nothing outlives a kill -9.
+// supervisor does, by whatever cause (PR_SET_PDEATHSIG), so nothing outlives a kill -9. A unit one of whose processes
+// hangs (child_watch.h, by its health page) is killed and started anew like one that ended.
 //
 // Thread safety: Add and Run from one thread, which must live as long as the children; the others from any.
 #pragma once
@@ -10,13 +11,16 @@
 #include <sys/types.h>
 
 #include <atomic>
-#include <functional>
 #include <map>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "base/clock.h"
+#include "base/mutex.h"
+#include "cli/child_watch.h"
 #include "cli/cluster_plan.h"  // UnitPlan
 #include "cli/restart_policy.h"
 
@@ -28,6 +32,11 @@ struct SupervisorOptions {
   Duration stop_bound = std::chrono::seconds(5);    // then the others', before SIGKILL
   // A unit that ends so often in a row before MarkReady ends Run with its error; also the first end with kExitUsage.
   int max_early_exits = 3;
+  // The rest of a unit has so long to end by itself once one of it ended with code 0, as after SIGTERM; else none.
+  Duration leave_bound = std::chrono::seconds(5);
+  ChildWatch::Options watch;
+  // Of the delays before restarts.
+  uint64_t seed = 0;
 };
 
 // The exit code of a process whose settings are wrong: starting it again can not help.
@@ -54,22 +63,36 @@ class Supervisor {
   // Ends Run in order.
   void Stop();
 
-  // How often processes were started again; for metrics and tests.
+  // How often units were started again, and how often one was killed because a process of it hung.
   int num_restarts() const { return num_restarts_; }
+  int num_hangs() const { return num_hangs_; }
+  // By unit.
+  std::map<std::string, int> Restarts() const;
+  // Run's loop turns.
+  bool IsHealthy() const;
 
   // Blocks SIGTERM, SIGINT and SIGCHLD in the calling thread, so that Run can take them one by one.
   static void BlockSignals();
 
  private:
+  struct Child {
+    std::string name;
+    std::string health_address;  // empty: not watched
+    ChildWatch watch;
+  };
   struct Unit {
     UnitPlan plan;
     RestartPolicy policy;
-    std::map<pid_t, std::string> alive;  // pid to process name
+    std::map<pid_t, Child> alive;
     TimePoint started;
-    TimePoint restart_at;  // while nothing is alive
-    bool ending = false;   // the rest of it is being killed
+    TimePoint restart_at;              // while nothing is alive
+    bool ending = false;               // the rest of it is to end
+    std::optional<TimePoint> kill_at;  // and is killed then
+    // Since when all of it that is watched is ready, as of the last look; nothing while it is not.
+    std::optional<TimePoint> well_since;
     std::string last_exit;
   };
+  class Prober;
   absl::Status StartUnit(Unit& unit);
   absl::Status Reap();
   absl::Status OnUnitEnded(Unit& unit, bool usage_error);
@@ -77,6 +100,8 @@ class Supervisor {
   void KillAll();
   absl::Status StopInOrder();
   bool AnyAlive() const;
+  // Takes in what was heard of children and kills units that hang or do not leave.
+  void LookAtChildren(TimePoint now);
 
   const SupervisorOptions options_;
   std::vector<Unit> units_;
@@ -84,8 +109,13 @@ class Supervisor {
   int signal_fd_ = -1;  // signalfd: SIGTERM, SIGINT, SIGCHLD
   bool stopping_ = false;
   std::vector<std::string> bad_stops_;  // what did not end in order when asked to
+  std::unique_ptr<Prober> prober_;
   std::atomic<bool> ready_{false};
   std::atomic<int> num_restarts_{0};
+  std::atomic<int> num_hangs_{0};
+  std::atomic<int64_t> turned_at_ns_{0};
+  mutable Mutex mu_;
+  std::map<std::string, int> restarts_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace outrider

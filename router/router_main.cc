@@ -45,6 +45,7 @@ absl::Status RunRouter(const v1::RouterConfig& config) {
   sigaddset(&signals, SIGINT);
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   SetLogProcess("router");
+  RETURN_IF_ERROR(SetLogFormat(config.log_format()));
 
   ASSIGN_OR_RETURN(const std::unique_ptr<router::RouterServer> server, router::RouterServer::Start(config));
   if (!config.address_file().empty()) {

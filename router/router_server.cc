@@ -87,9 +87,13 @@ absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::Rout
   ASSIGN_OR_RETURN(std::unique_ptr<RequestLog> request_log, RequestLog::Open(config.request_log(), metrics.get()));
   std::unique_ptr<RouterServer> router(
       new RouterServer(config, std::move(registry), std::move(metrics), std::move(request_log)));
-  ASSIGN_OR_RETURN(router->metrics_server_, MetricsServer::Start(config.host(), static_cast<int>(config.metrics_port()),
-                                                                 *router->metrics_registry_));
-  router->metrics_address_ = absl::StrCat(config.host(), ":", router->metrics_server_->port());
+  const std::string metrics_host = config.metrics_host().empty() ? config.host() : config.metrics_host();
+  ASSIGN_OR_RETURN(router->metrics_server_, MetricsServer::Start(metrics_host, static_cast<int>(config.metrics_port()),
+                                                                 *router->metrics_registry_, &router->health_));
+  router->metrics_address_ = metrics_host;
+  if (const int port = router->metrics_server_->port(); port > 0) {
+    absl::StrAppend(&router->metrics_address_, ":", port);
+  }
 
   grpc::ServerBuilder builder;
   // Without this two processes could share a port and each get half of the calls.
@@ -113,12 +117,18 @@ absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::Rout
   router->grpc_address_ = absl::StrCat(config.host(), ":", port);
   grpc::HealthCheckServiceInterface* const health = router->server_->GetHealthCheckService();
   for (const char* service : kServices) health->SetServingStatus(service, false);
+  router->health_.Set([] { return ""; },
+                      [r = router.get()] {
+                        if (r->calls_.draining()) return "draining";
+                        return r->dispatcher_.Serving() ? "" : "no group takes requests";
+                      });
   router->health_thread_ = std::thread([r = router.get()] { r->WatchHealth(); });
-  LogInfo("listens on ", router->grpc_address_, "; metrics at http://", router->metrics_address_, "/metrics");
+  LogInfo("listens on ", router->grpc_address_, "; metrics at ", router->metrics_address_, "/metrics");
   return router;
 }
 
 RouterServer::~RouterServer() {
+  health_.Suspend("stopping");
   calls_.StartDrain();
   {
     MutexLock lock(mu_);

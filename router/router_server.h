@@ -13,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/health.h"
 #include "base/metrics.h"
 #include "base/mutex.h"
 #include "proto/config.pb.h"
@@ -61,6 +62,7 @@ class RouterServer {
   Dispatcher dispatcher_;
   InferenceService inference_service_;
   ClusterService cluster_service_;
+  ProcessHealth health_;
   std::unique_ptr<MetricsServer> metrics_server_;
   std::string grpc_address_;
   std::string metrics_address_;

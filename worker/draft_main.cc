@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/atomic_file.h"
 #include "base/clock.h"
+#include "base/health.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/status_macros.h"
@@ -32,9 +33,22 @@ constexpr Duration kStepPatience = std::chrono::seconds(10);
 
 absl::Status RunDraft(const v1::DraftConfig& config) {
   SetLogProcess(config.worker_id());
+  RETURN_IF_ERROR(SetLogFormat(config.log_format()));
   RETURN_IF_ERROR(Validate(config));
   TerminationWatcher termination;
   const uint64_t incarnation = NewIncarnation();
+  // Health is to be seen from the first moment on.
+  MetricsRegistry registry;
+  ProcessHealth health;
+  std::unique_ptr<MetricsServer> metrics_server;
+  std::string metrics_address;
+  if (const std::string host = ResolveMetricsHost(config.metrics_host(), config.host(), config.has_metrics_port());
+      !host.empty()) {
+    ASSIGN_OR_RETURN(metrics_server,
+                     MetricsServer::Start(host, static_cast<int>(config.metrics_port()), registry, &health));
+    metrics_address = absl::StrCat(" metrics=", host);
+    if (metrics_server->port() > 0) absl::StrAppend(&metrics_address, ":", metrics_server->port());
+  }
 
   LoadOptions load_options;
   ASSIGN_OR_RETURN(load_options.numerics, ParseNumerics(config.numerics()));
@@ -56,7 +70,6 @@ absl::Status RunDraft(const v1::DraftConfig& config) {
                                         .max_sequences = std::min(max_sequences, max_step_tokens)}));
   const std::string fingerprint = text::Fingerprint(model->tokenizer());
 
-  MetricsRegistry registry;
   DrafterMetrics metrics(registry);
   const SystemClock clock;
   Drafter drafter({.vocab_size = model->config().vocab_size,
@@ -75,16 +88,11 @@ absl::Status RunDraft(const v1::DraftConfig& config) {
                         .max_model_len = model->max_model_len(),
                         .max_sequences = max_sequences},
                        drafter, metrics);
-  ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server,
-                   RpcServer::Start({.host = config.host(), .port = static_cast<int>(config.grpc_port())}, {&service},
-                                    {"outrider.v1.Draft"}, [&] { return drafter.IsHealthy(kStepPatience); }));
-  std::unique_ptr<MetricsServer> metrics_server;
-  std::string metrics_address;
-  if (config.has_metrics_port()) {
-    const std::string host = config.host().rfind("unix:", 0) == 0 ? "127.0.0.1" : config.host();
-    ASSIGN_OR_RETURN(metrics_server, MetricsServer::Start(host, static_cast<int>(config.metrics_port()), registry));
-    metrics_address = absl::StrCat(" metrics=", host, ":", metrics_server->port());
-  }
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<RpcServer> server,
+      RpcServer::Start(
+          {.host = config.host(), .port = static_cast<int>(config.grpc_port())}, {&service}, {"outrider.v1.Draft"},
+          [&health] { return health.IsReady(); }, [&health] { return health.IsLive(); }));
   LogInfo("drafting with ", model->name(), ", ", num_blocks, " KV blocks of ", block_size,
           " tokens, on grpc=", server->address(), metrics_address);
   if (!config.address_file().empty()) {
@@ -93,6 +101,8 @@ absl::Status RunDraft(const v1::DraftConfig& config) {
   }
 
   std::atomic<bool> draining{false};
+  health.Set([&] { return drafter.IsHealthy(kStepPatience) ? "" : "a step of the draft model does not end"; },
+             [&] { return draining.load() ? "draining" : ""; });
   std::unique_ptr<RegistrationClient> registration;
   if (!config.router_address().empty()) {
     registration = std::make_unique<RegistrationClient>(
@@ -115,14 +125,16 @@ absl::Status RunDraft(const v1::DraftConfig& config) {
                                     }});
   }
   termination.OnSignal([&] {
-    LogInfo("ending");
+    LogInfo("told to end: groups have ", config.drain_timeout_ms(), " ms to leave");
     draining = true;
-    drafter.Stop();
+    if (registration != nullptr) registration->Hurry();
+    drafter.Drain(clock.Now() + std::chrono::milliseconds(config.drain_timeout_ms()));
   });
 
   const absl::Status status = drafter.Run();
 
   termination.OnSignal([] {});  // the end is under way
+  health.Suspend("stopping");
   registration.reset();
   server->Shutdown(Duration::zero());
   return status;

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/atomic_file.h"
 #include "base/clock.h"
+#include "base/health.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/mutex.h"
@@ -17,7 +18,10 @@
 #include "base/termination.h"
 #include "text/tokenizer_definition.h"  // Fingerprint
 #include "worker/engine/target_engine.h"
+#include "worker/group/end_of_epoch.h"
+#include "worker/group/rank_metrics.h"
 #include "worker/group/step_broadcast.h"
+#include "worker/group/step_progress.h"
 #include "worker/model/loaded_model.h"
 #include "worker/model/model_runner.h"
 #include "worker/rpc/draft_connections.h"
@@ -33,22 +37,28 @@
 namespace outrider {
 namespace {
 
-// What runs may go on for so long after SIGTERM; within the 30 s that Kubernetes grants.
-constexpr Duration kDrainTimeout = std::chrono::seconds(25);
 // For the last events to reach routers.
 constexpr Duration kLastWords = std::chrono::milliseconds(200);
 
-std::string MetricsHost(const std::string& host) { return host.rfind("unix:", 0) == 0 ? "127.0.0.1" : host; }
+std::string MetricsHost(const v1::TargetConfig& config) {
+  return ResolveMetricsHost(config.metrics_host(), config.host(), config.has_metrics_port());
+}
 
+// Null if none is wanted.
 absl::StatusOr<std::unique_ptr<MetricsServer>> StartMetrics(const v1::TargetConfig& config,
-                                                            const MetricsRegistry& registry) {
-  if (!config.has_metrics_port()) return std::unique_ptr<MetricsServer>();
-  return MetricsServer::Start(MetricsHost(config.host()), static_cast<int>(config.metrics_port()), registry);
+                                                            const MetricsRegistry& registry,
+                                                            const ProcessHealth& health) {
+  const std::string host = MetricsHost(config);
+  if (host.empty()) return std::unique_ptr<MetricsServer>();
+  return MetricsServer::Start(host, static_cast<int>(config.metrics_port()), registry, &health);
 }
 
 absl::Status WriteAddresses(const v1::TargetConfig& config, const RpcServer& server, const MetricsServer* metrics) {
-  const std::string metrics_address =
-      metrics == nullptr ? "" : absl::StrCat("metrics=", MetricsHost(config.host()), ":", metrics->port());
+  std::string metrics_address;
+  if (metrics != nullptr) {
+    metrics_address = absl::StrCat("metrics=", MetricsHost(config));
+    if (metrics->port() > 0) absl::StrAppend(&metrics_address, ":", metrics->port());
+  }
   LogInfo("listening on grpc=", server.address(), metrics_address.empty() ? "" : " ", metrics_address);
   if (config.address_file().empty()) return absl::OkStatus();
   return WriteFileAtomically(
@@ -117,11 +127,31 @@ absl::StatusOr<TargetEngine::Options> MakeEngineOptions(const v1::TargetConfig& 
   return options;
 }
 
-// Ends the drain by force once it has lasted long enough.
-class DrainTimer {
+// The leader's drain: may be asked for before there is anything to drain, by whoever, and ends by force once it has
+// lasted long enough.
+class Drain {
  public:
-  explicit DrainTimer(TargetEngine& engine) : engine_(engine) {}
-  ~DrainTimer() {
+  Drain(std::string who, Duration timeout) : who_(std::move(who)), timeout_(timeout) {}
+  ~Drain() { Disarm(); }
+  bool begun() const { return begun_.load(); }
+
+  // From any thread, as often as is liked.
+  void Begin(const std::string& why) {
+    MutexLock lock(mu_);
+    if (done_ || begun_.exchange(true)) return;
+    LogInfo(who_, " drains: ", why);
+    if (engine_ != nullptr) Start();
+  }
+  // What is to be drained is there; `tell` announces it. Both live until Disarm.
+  void Arm(TargetEngine& engine, std::function<void()> tell) {
+    MutexLock lock(mu_);
+    engine_ = &engine;
+    tell_ = std::move(tell);
+    if (begun_.load()) Start();
+  }
+
+  // Nothing is told and nothing ended any more once this returns.
+  void Disarm() {
     {
       MutexLock lock(mu_);
       done_ = true;
@@ -129,69 +159,80 @@ class DrainTimer {
     }
     if (thread_.joinable()) thread_.join();
   }
-  // Once, from any thread.
-  void Begin() {
-    MutexLock lock(mu_);
-    if (done_) return;
-    engine_.Drain();
+
+ private:
+  void Start() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    tell_();
+    engine_->Drain();
     thread_ = std::thread([this] {
       MutexLock lock(mu_);
-      const TimePoint deadline = std::chrono::steady_clock::now() + kDrainTimeout;
+      const TimePoint deadline = std::chrono::steady_clock::now() + timeout_;
       while (!done_ && changed_.WaitUntil(mu_, deadline)) {
       }
       if (done_) return;
-      LogWarning("still running after ", ToMillis(kDrainTimeout), " ms: ending what is left");
-      engine_.Stop();
+      LogWarning("still running after ", ToMillis(timeout_), " ms: ending what is left");
+      engine_->Stop();
     });
   }
 
- private:
-  TargetEngine& engine_;
+  const std::string who_;
+  const Duration timeout_;
+  std::atomic<bool> begun_{false};
   std::thread thread_;
   Mutex mu_;
   CondVar changed_;
+  TargetEngine* engine_ ABSL_GUARDED_BY(mu_) = nullptr;
+  std::function<void()> tell_ ABSL_GUARDED_BY(mu_);
   bool done_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 absl::Status RunLeader(const v1::TargetConfig& config, TerminationWatcher& termination) {
   const uint64_t incarnation = NewIncarnation();
+  const int world_size = static_cast<int>(config.tensor_parallel_size());
+  // Health is to be seen from the first moment on.
+  MetricsRegistry registry;
+  ProcessHealth health;
+  ASSIGN_OR_RETURN(const std::unique_ptr<MetricsServer> metrics_server, StartMetrics(config, registry, health));
   ASSIGN_OR_RETURN(const std::unique_ptr<LoadedModel> model, Load(config));
   ASSIGN_OR_RETURN(const int num_blocks_max, NumBlocks(config, *model));
   const std::string fingerprint = text::Fingerprint(model->tokenizer());
 
-  MetricsRegistry registry;
   EngineMetrics engine_metrics(registry);
   DraftLinkMetrics link_metrics(registry);
+  RankMetrics rank_metrics(registry, world_size);
   const SystemClock clock;
   Inbox inbox(static_cast<int>(config.max_waiting_sequences() + config.max_sequences()));
   TargetService target_service({.model = Describe(*model),
                                 .incarnation = incarnation,
                                 .max_buffered_tokens = static_cast<int>(config.max_buffered_tokens())},
                                inbox, clock);
-  const int world_size = static_cast<int>(config.tensor_parallel_size());
   const Duration step_timeout = std::chrono::milliseconds(config.step_timeout_ms());
-  ASSIGN_OR_RETURN(const std::unique_ptr<LeaderGroup> group, LeaderGroup::Create({.world_size = world_size,
-                                                                                  .numerics_id = model->numerics_id(),
-                                                                                  .num_kv_blocks_max = num_blocks_max,
-                                                                                  .step_timeout = step_timeout}));
+  StepProgress progress;
+  Drain drain(config.group_id(), std::chrono::milliseconds(config.drain_timeout_ms()));
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<LeaderGroup> group,
+      LeaderGroup::Create(
+          {.world_size = world_size,
+           .numerics_id = model->numerics_id(),
+           .num_kv_blocks_max = num_blocks_max,
+           .step_timeout = step_timeout,
+           .silence_max = std::chrono::milliseconds(config.silence_timeout_ms()),
+           .progress = &progress,
+           .on_leaving = [&](int rank) { drain.Begin(absl::StrCat("rank ", rank, " was told to end")); },
+           .on_tick = [&](int rank, uint64_t step, Duration silence) { rank_metrics.Heard(rank, step, silence); }}));
 
   // Listen first, so that followers can come; serving begins with the engine.
-  std::atomic<TargetEngine*> serving_engine{nullptr};
-  std::atomic<bool> draining{false};
-  const auto serving = [&] {
-    const TargetEngine* const engine = serving_engine.load();
-    return engine != nullptr && !draining.load() && engine->IsHealthy(step_timeout);
-  };
-  ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server,
-                   RpcServer::Start({.host = config.host(), .port = static_cast<int>(config.grpc_port())},
-                                    {&target_service, group->service()}, {"outrider.v1.Target"}, serving));
-  ASSIGN_OR_RETURN(const std::unique_ptr<MetricsServer> metrics_server, StartMetrics(config, registry));
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<RpcServer> server,
+      RpcServer::Start(
+          {.host = config.host(), .port = static_cast<int>(config.grpc_port())}, {&target_service, group->service()},
+          {"outrider.v1.Target"}, [&health] { return health.IsReady(); }, [&health] { return health.IsLive(); }));
   RETURN_IF_ERROR(WriteAddresses(config, *server, metrics_server.get()));
 
   RETURN_IF_ERROR(group->WaitForRanks(std::chrono::milliseconds(config.join_timeout_ms())));
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelRunner> runner,
                    model->CreateRunner(MakeRunnerOptions(config, group->communicator(), group->num_kv_blocks())));
-  GroupBackend backend(*runner, group->communicator());
+  GroupBackend backend(*runner, group->communicator(), &progress);
   ASSIGN_OR_RETURN(const TargetEngine::Options engine_options,
                    MakeEngineOptions(config, *model, group->num_kv_blocks()));
   TargetEngine engine(engine_options, inbox, backend, clock, engine_metrics);
@@ -210,7 +251,7 @@ absl::Status RunLeader(const v1::TargetConfig& config, TerminationWatcher& termi
     request.set_worker_id(config.group_id());
     request.set_incarnation(incarnation);
     request.set_address(server->address());
-    request.set_draining(draining.load());
+    request.set_draining(drain.begun());
     v1::TargetGroupStatus* const status = request.mutable_target_group();
     status->set_epoch(group->epoch());
     status->set_model(model->name());
@@ -218,14 +259,19 @@ absl::Status RunLeader(const v1::TargetConfig& config, TerminationWatcher& termi
     status->set_tokenizer_fingerprint(fingerprint);
     status->set_max_model_len(static_cast<uint32_t>(model->max_model_len()));
     status->set_max_sequences(config.max_sequences());
-    status->set_serving(serving());
+    status->set_serving(health.IsReady());
     status->set_sequences_running(static_cast<uint32_t>(load.num_running));
     status->set_sequences_waiting(static_cast<uint32_t>(load.num_waiting));
     status->set_outstanding_tokens(static_cast<uint64_t>(load.num_outstanding_tokens));
     status->set_kv_cache_used_ratio(load.kv_used_ratio);
     return request;
   };
-  serving_engine = &engine;
+  health.Set([&] { return engine.IsHealthy(step_timeout) ? "" : "a turn of the engine does not end"; },
+             [&] {
+               if (drain.begun()) return std::string("draining");
+               const absl::Status status = group->status();
+               return status.ok() ? std::string() : std::string(status.message());
+             });
   std::unique_ptr<RegistrationClient> registration;
   if (!config.router_address().empty()) {
     registration = std::make_unique<RegistrationClient>(
@@ -235,13 +281,10 @@ absl::Status RunLeader(const v1::TargetConfig& config, TerminationWatcher& termi
                                       draft_connections.Assign(response.draft_workers());
                                     }});
   }
-  DrainTimer drain(engine);
-  termination.OnSignal([&] {
-    LogInfo("draining");
-    draining = true;
+  drain.Arm(engine, [&] {
     if (registration != nullptr) registration->Hurry();
-    drain.Begin();
   });
+  termination.OnSignal([&] { drain.Begin("this process was told to end"); });
   LogInfo("serving ", model->name(), " with ", world_size, world_size == 1 ? " rank, " : " ranks, ",
           group->num_kv_blocks(), " KV blocks of ", config.block_size(), " tokens, numerics ",
           NumericsName(model->numerics()), " ", model->numerics_id());
@@ -249,27 +292,36 @@ absl::Status RunLeader(const v1::TargetConfig& config, TerminationWatcher& termi
   const absl::Status status = engine.Run();
 
   termination.OnSignal([] {});  // the end is under way
-  serving_engine = nullptr;
-  registration.reset();
+  health.Suspend("stopping");
   absl::Status stopped = status;
   if (stopped.ok()) {
     group->ExpectEnd();
     stopped = backend.Stop();
   }
+  drain.Disarm();
+  registration.reset();
   group->Stop();  // before the server, whose end would otherwise be news of lost ranks
   server->Shutdown(kLastWords);
-  return stopped;
+  // Whatever broke, the ranks start anew together.
+  if (!stopped.ok()) ExitAtEndOfEpoch(std::string(stopped.message()));
+  return absl::OkStatus();
 }
 
 absl::Status RunFollowing(const v1::TargetConfig& config, TerminationWatcher& termination) {
+  MetricsRegistry registry;
+  ProcessHealth health;
+  ASSIGN_OR_RETURN(const std::unique_ptr<MetricsServer> metrics_server, StartMetrics(config, registry, health));
   ASSIGN_OR_RETURN(const std::unique_ptr<LoadedModel> model, Load(config));
   ASSIGN_OR_RETURN(const int num_blocks_max, NumBlocks(config, *model));
-  MetricsRegistry registry;
-  std::atomic<bool> running{false};
+  std::atomic<bool> leaving{false};
+  bool joined = false;
+  StepProgress progress;
+  FollowerMetrics metrics(registry);
+  const Duration step_timeout = std::chrono::milliseconds(config.step_timeout_ms());
   ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server,
-                   RpcServer::Start({.host = config.host(), .port = static_cast<int>(config.grpc_port())}, {}, {},
-                                    [&] { return running.load(); }));
-  ASSIGN_OR_RETURN(const std::unique_ptr<MetricsServer> metrics_server, StartMetrics(config, registry));
+                   RpcServer::Start(
+                       {.host = config.host(), .port = static_cast<int>(config.grpc_port())}, {}, {},
+                       [&health] { return health.IsReady(); }, [&health] { return health.IsLive(); }));
   RETURN_IF_ERROR(WriteAddresses(config, *server, metrics_server.get()));
   const absl::Status status = RunFollowerRank(
       {.leader_address = config.leader_address(),
@@ -278,16 +330,27 @@ absl::Status RunFollowing(const v1::TargetConfig& config, TerminationWatcher& te
        .numerics_id = model->numerics_id(),
        .num_kv_blocks_max = num_blocks_max,
        .join_timeout = std::chrono::milliseconds(config.join_timeout_ms()),
-       .step_timeout = std::chrono::milliseconds(config.step_timeout_ms())},
+       .step_timeout = step_timeout,
+       .silence_max = std::chrono::milliseconds(config.silence_timeout_ms()),
+       .leaving = &leaving,
+       .progress = &progress},
       {.vocab_size = model->config().vocab_size, .max_model_len = model->max_model_len()},
       [&](Communicator& communicator, int64_t num_kv_blocks) -> absl::StatusOr<std::unique_ptr<StepBackend>> {
         ASSIGN_OR_RETURN(std::unique_ptr<ModelRunner> runner,
                          model->CreateRunner(MakeRunnerOptions(config, communicator, num_kv_blocks)));
-        running = true;
-        termination.OnSignal([] { LogInfo("told to end: waiting for the leader, which drains first"); });
-        return runner;
+        joined = true;
+        // The group's own watch ends the process if this lasts; see LeaderGroup.
+        health.Set([] { return std::string(); },
+                   [&] { return leaving.load() ? std::string("draining") : std::string(); });
+        termination.OnSignal([&] {
+          LogInfo("told to end: the leader is asked to drain the group first");
+          leaving = true;
+        });
+        return std::make_unique<MeasuredBackend>(std::move(runner), metrics);
       });
-  running = false;
+  termination.OnSignal([] {});  // the end is under way
+  health.Suspend("stopping");
+  if (joined && !status.ok()) ExitAtEndOfEpoch(std::string(status.message()));
   return status;
 }
 
@@ -295,6 +358,7 @@ absl::Status RunFollowing(const v1::TargetConfig& config, TerminationWatcher& te
 
 absl::Status RunTarget(const v1::TargetConfig& config) {
   SetLogProcess(absl::StrCat(config.group_id(), "/", config.rank()));
+  RETURN_IF_ERROR(SetLogFormat(config.log_format()));
   RETURN_IF_ERROR(Validate(config));
   TerminationWatcher termination;
   return config.rank() == 0 ? RunLeader(config, termination) : RunFollowing(config, termination);

@@ -97,6 +97,13 @@ int ResolveMaxStepTokens(uint32_t max_step_tokens, uint32_t max_sequences) {
   return std::max(kMaxStepTokensAuto, static_cast<int>(max_sequences));
 }
 
+std::string ResolveMetricsHost(const std::string& metrics_host, const std::string& host, bool has_metrics_port) {
+  if (metrics_host.rfind("unix:", 0) == 0) return metrics_host;
+  if (!has_metrics_port) return "";
+  if (!metrics_host.empty()) return metrics_host;
+  return host.rfind("unix:", 0) == 0 ? "127.0.0.1" : host;
+}
+
 absl::Status Validate(const v1::TargetConfig& config) {
   if (config.model().empty()) return absl::InvalidArgumentError("model is not set; name a GGUF file");
   if (config.group_id().empty()) return absl::InvalidArgumentError("group_id is empty");
@@ -128,6 +135,8 @@ absl::Status Validate(const v1::TargetConfig& config) {
   }
   RETURN_IF_ERROR(CheckRange("step_time_ms_max", config.step_time_ms_max(), 1, 3600 * 1000));
   RETURN_IF_ERROR(CheckRange("step_timeout_ms", config.step_timeout_ms(), 100, 3600 * 1000));
+  RETURN_IF_ERROR(CheckRange("silence_timeout_ms", config.silence_timeout_ms(), 300, 3600 * 1000));
+  RETURN_IF_ERROR(CheckRange("drain_timeout_ms", config.drain_timeout_ms(), 0, 24 * 3600 * 1000));
   RETURN_IF_ERROR(CheckRange("join_timeout_ms", config.join_timeout_ms(), 1, 24 * 3600 * 1000));
   RETURN_IF_ERROR(CheckRange("max_buffered_tokens", config.max_buffered_tokens(), 64, 1 << 24));
   // Written so that NaN fails.
@@ -155,6 +164,7 @@ absl::Status Validate(const v1::DraftConfig& config) {
   RETURN_IF_ERROR(CheckRange("max_sequences", config.max_sequences(), 1, kMaxSequencesMax));
   RETURN_IF_ERROR(CheckRange("max_step_tokens", config.max_step_tokens(), 1, kMaxStepTokensMax));
   RETURN_IF_ERROR(CheckRange("lease_ms", config.lease_ms(), 100, 24 * 3600 * 1000));
+  RETURN_IF_ERROR(CheckRange("drain_timeout_ms", config.drain_timeout_ms(), 0, 24 * 3600 * 1000));
   return absl::OkStatus();
 }
 

@@ -45,6 +45,9 @@ absl::StatusOr<int> ResolveNumBlocks(const KvSizing& sizing);
 inline constexpr int kMaxStepTokensAuto = 512;
 int ResolveMaxStepTokens(uint32_t max_step_tokens, uint32_t max_sequences);
 
+// Where a worker's metrics are served, or empty: nowhere.
+std::string ResolveMetricsHost(const std::string& metrics_host, const std::string& host, bool has_metrics_port);
+
 // INVALID_ARGUMENT naming the first setting that can not be; files are not looked at.
 absl::Status Validate(const v1::TargetConfig& config);
 absl::Status Validate(const v1::DraftConfig& config);

@@ -44,6 +44,7 @@ PURE_FILES = (
     "router/request_lifecycle", "router/dispatch_queue", "router/route_request", "router/retry_after",
     "router/retry_budget", "router/service_rate", "router/quarantine",
     "worker/engine/draft_sequence", "worker/group/group_membership", "cli/cluster_plan", "cli/restart_policy",
+    "cli/child_watch", "cli/metrics_merge",
 )
 IMPURE_INCLUDE = re.compile(r"grpc|google/protobuf|\.pb\.h|cuda|nccl|^(thread|mutex|condition_variable|future)$|"
                             r"absl/time/clock\.h|absl/synchronization|prometheus/|^sys/|^unistd\.h$|^fcntl\.h$")

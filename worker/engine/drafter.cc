@@ -51,6 +51,7 @@ Drafter::~Drafter() = default;
 
 absl::StatusOr<DraftClientId> Drafter::Attach(std::shared_ptr<DraftClient> client) {
   MutexLock lock(mu_);
+  if (drain_until_) return absl::UnavailableError("draining: this draft worker takes no new streams");
   if (static_cast<int>(waiting_batches_.size()) >= kMaxClients) {
     return absl::ResourceExhaustedError(absl::StrCat("this draft worker serves ", kMaxClients, " streams already"));
   }
@@ -87,6 +88,17 @@ void Drafter::Stop() {
   posted_changed_.NotifyAll();
 }
 
+void Drafter::Drain(TimePoint deadline) {
+  MutexLock lock(mu_);
+  if (!drain_until_) drain_until_ = deadline;
+  posted_changed_.NotifyAll();
+}
+
+bool Drafter::IsDraining() const {
+  MutexLock lock(mu_);
+  return drain_until_.has_value();
+}
+
 DrafterLoad Drafter::load() const {
   MutexLock lock(mu_);
   return load_;
@@ -101,10 +113,14 @@ absl::Status Drafter::Run() {
   while (true) {
     ASSIGN_OR_RETURN(const bool busy, RunTurn());
     MutexLock lock(mu_);
-    if (!busy && posted_.empty() && !stopped_) {
-      posted_changed_.WaitUntil(mu_, std::chrono::steady_clock::now() + kLoadInterval);
+    const auto is_over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+      return stopped_ || (drain_until_ && (waiting_batches_.empty() || clock_.Now() >= *drain_until_));
+    };
+    if (!busy && posted_.empty() && !is_over()) {
+      const TimePoint look_again = std::chrono::steady_clock::now() + kLoadInterval;
+      posted_changed_.WaitUntil(mu_, drain_until_ ? std::min(look_again, *drain_until_) : look_again);
     }
-    if (stopped_) return absl::OkStatus();
+    if (is_over()) return absl::OkStatus();
   }
 }
 
@@ -191,6 +207,7 @@ void Drafter::Open(const Key& key, uint32_t epoch, DraftOpen open, TimePoint now
     if (epoch <= known->second->sequence.epoch()) return metrics_.Dropped(DrafterDropReason::kStaleEpoch);
     Forget(key);
   }
+  if (IsDraining()) return metrics_.Dropped(DrafterDropReason::kDraining);
   if (static_cast<int>(sequences_.size()) >= options_.max_sequences) {
     return metrics_.Dropped(DrafterDropReason::kTooManySequences);
   }

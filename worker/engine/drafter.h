@@ -103,15 +103,18 @@ class Drafter {
   Drafter(const Drafter&) = delete;
   Drafter& operator=(const Drafter&) = delete;
 
-  // RESOURCE_EXHAUSTED beyond kMaxClients.
+  // RESOURCE_EXHAUSTED beyond kMaxClients; UNAVAILABLE while draining.
   absl::StatusOr<DraftClientId> Attach(std::shared_ptr<DraftClient> client);
   // Frees everything the client opened. Nothing is sent to it once the next turn has begun.
   void Detach(DraftClientId client);
   absl::Status Post(DraftClientId client, std::vector<DraftCommand> commands);
 
-  // Takes turns until Stop; sleeps while there is nothing to do. An error is the backend's and fatal.
+  // Takes turns until Stop, or until drained; sleeps while there is nothing to do. An error is the backend's and fatal.
   absl::Status Run();
   void Stop();
+  // Takes no new client and no new sequence; Run returns once all clients have left, or at `deadline`. The first call
+  // counts.
+  void Drain(TimePoint deadline);
 
   // One turn: take what was posted, run a step, send what is ready. True if there was anything to compute.
   absl::StatusOr<bool> RunTurn();
@@ -162,6 +165,7 @@ class Drafter {
   void PublishLoad();
   void SendAll(TimePoint now);
   void SetStepBegan(std::optional<TimePoint> when);
+  bool IsDraining() const;
 
   const Options options_;
   StepBackend& backend_;
@@ -188,6 +192,7 @@ class Drafter {
   absl::flat_hash_map<DraftClientId, int> waiting_batches_ ABSL_GUARDED_BY(mu_);  // of attached clients
   DraftClientId last_client_ ABSL_GUARDED_BY(mu_) = 0;
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
+  std::optional<TimePoint> drain_until_ ABSL_GUARDED_BY(mu_);
   DrafterLoad load_ ABSL_GUARDED_BY(mu_);
   std::optional<TimePoint> step_began_ ABSL_GUARDED_BY(mu_);  // empty: no step is under way
 };

@@ -4,8 +4,8 @@ namespace outrider {
 namespace {
 
 constexpr std::array<const char*, kNumDrafterDropReasons> kReasonNames = {
-    "unknown_sequence", "stale_epoch",        "token_out_of_range", "bad_params", "too_long",   "gap",
-    "contradiction",    "too_many_sequences", "no_kv_blocks",       "not_finite", "slow_reader"};
+    "unknown_sequence", "stale_epoch",        "token_out_of_range", "bad_params", "too_long",    "gap",
+    "contradiction",    "too_many_sequences", "no_kv_blocks",       "not_finite", "slow_reader", "draining"};
 
 template <size_t... I>
 std::array<Counter, kNumDrafterDropReasons> DroppedCounters(MetricsRegistry& registry, std::index_sequence<I...>) {

@@ -27,8 +27,9 @@ enum class DrafterDropReason {
   kNoKvBlocks,        // a draft given up, since no memory could be had for it
   kNotFinite,         // the draft model's logits were not finite
   kSlowReader,        // proposals a target did not read in time
+  kDraining,          // a sequence opened while the worker drains
 };
-inline constexpr int kNumDrafterDropReasons = 11;
+inline constexpr int kNumDrafterDropReasons = 12;
 
 class DrafterMetrics {
  public:

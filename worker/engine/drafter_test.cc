@@ -104,6 +104,26 @@ TEST_F(DrafterTest, AnswersAnOpenWithADraft) {
   EXPECT_EQ(client_->num_batches_taken, 1);
 }
 
+TEST_F(DrafterTest, DrainsByTakingNothingNewUntilItsClientsHaveLeft) {
+  Post({OpenOf(9, {1, 2, 3}, 4)});
+  Settle();
+  drafter_->Drain(clock_.Now() + std::chrono::hours(1));
+  EXPECT_EQ(drafter_->Attach(client_).status().code(), absl::StatusCode::kUnavailable);
+  // What is open is served on; what is new is not taken.
+  Post({CommitOf(9, 3, {7}, 2), OpenOf(10, {1, 2}, 4)});
+  Settle();
+  ASSERT_EQ(client_->received.size(), 2u);
+  EXPECT_EQ(client_->received[1].sequence, 9u);
+  EXPECT_EQ(num_dropped(DrafterDropReason::kDraining), 1);
+  drafter_->Detach(id_);
+  EXPECT_TRUE(drafter_->Run().ok());
+}
+
+TEST_F(DrafterTest, EndsItsDrainAtTheDeadlineThoughClientsStay) {
+  drafter_->Drain(clock_.Now());
+  EXPECT_TRUE(drafter_->Run().ok());
+}
+
 TEST_F(DrafterTest, ComputesNothingWhenNoDraftIsWanted) {
   Post({OpenOf(9, {1, 2, 3}, 0), CommitOf(9, 3, {4, 5}, 0)});
   Settle();

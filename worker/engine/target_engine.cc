@@ -71,7 +71,7 @@ absl::StatusOr<TargetEngine::Next> TargetEngine::Step() {
     return busy.status();
   }
   if (stopped_) {
-    FailAll(absl::UnavailableError("the group is stopping"));
+    FailAll(absl::UnavailableError("draining: the group is stopping"));
     RETURN_IF_ERROR(CollectRest());
     return Next::kEnd;
   }
@@ -84,12 +84,12 @@ absl::StatusOr<TargetEngine::Next> TargetEngine::Step() {
 
 void TargetEngine::Drain() {
   draining_ = true;
-  inbox_.CloseToSubmissions("the group is draining");
+  inbox_.CloseToSubmissions("draining: the group takes nothing new");
 }
 
 void TargetEngine::Stop() {
   stopped_ = true;
-  inbox_.CloseToSubmissions("the group is stopping");
+  inbox_.CloseToSubmissions("draining: the group is stopping");
 }
 
 absl::StatusOr<bool> TargetEngine::RunTurn() {

@@ -63,7 +63,8 @@ class TargetEngine {
   absl::Status Run();
   // Takes nothing new; Run returns once what runs has ended.
   void Drain();
-  // Run returns after the turn under way; what still lives ends with UNAVAILABLE.
+  // Run returns after the turn under way; what still lives ends with UNAVAILABLE "draining", so that its router takes
+  // it elsewhere.
   void Stop();
 
   // What Run does between two looks at the inbox: a turn, and the end if it is due. An error is Run's.

@@ -39,15 +39,20 @@ absl::Status GroupMembership::Join(const RankHello& hello, TimePoint now) {
   if (rank.joined) return absl::AlreadyExistsError(absl::StrCat("rank ", hello.rank, " is already in the group"));
   rank.joined = true;
   rank.num_kv_blocks_max = hello.num_kv_blocks_max;
-  rank.heard = now;
+  rank.heard = rank.advanced = now;
   ++num_joined_;
   return absl::OkStatus();
 }
 
-void GroupMembership::Progress(int rank, uint64_t last_step, TimePoint now) {
-  if (rank < 1 || rank >= options_.world_size || !ranks_[rank].joined) return;
-  ranks_[rank].heard = std::max(ranks_[rank].heard, now);
-  ranks_[rank].last_step = std::max(ranks_[rank].last_step, last_step);
+void GroupMembership::Progress(int rank, const StepProgress::Snapshot& progress, TimePoint now) {
+  if (rank < 0 || rank >= options_.world_size || !ranks_[rank].joined) return;
+  Rank& known = ranks_[rank];
+  known.heard = std::max(known.heard, now);
+  if (progress.step_under_way == 0 || progress.last_step > known.steps.last_step || known.steps.step_under_way == 0) {
+    known.advanced = std::max(known.advanced, now);
+  }
+  known.steps.last_step = std::max(known.steps.last_step, progress.last_step);
+  known.steps.step_under_way = progress.step_under_way;
 }
 
 void GroupMembership::Leave(int rank, absl::string_view why) {
@@ -61,9 +66,17 @@ void GroupMembership::Break(absl::string_view reason) {
 }
 
 void GroupMembership::Tick(TimePoint now) {
-  for (int r = 1; r < options_.world_size; ++r) {
-    if (ranks_[r].joined && now - ranks_[r].heard > options_.silence_max) {
+  const bool stood_still = last_tick_.has_value() && now - *last_tick_ > options_.silence_max / 2;
+  last_tick_ = now;
+  for (int r = 0; r < options_.world_size; ++r) {
+    Rank& rank = ranks_[r];
+    if (!rank.joined) continue;
+    if (stood_still) rank.heard = rank.advanced = now;
+    if (r > 0 && now - rank.heard > options_.silence_max) {
       Leave(r, absl::StrCat("silent for more than ", static_cast<int64_t>(ToMillis(options_.silence_max)), " ms"));
+    } else if (rank.steps.step_under_way != 0 && now - rank.advanced > options_.step_max) {
+      Break(absl::StrCat("rank ", r, " is lost: in step ", rank.steps.step_under_way, " for more than ",
+                         static_cast<int64_t>(ToMillis(options_.step_max)), " ms"));
     }
   }
 }

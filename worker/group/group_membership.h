@@ -7,12 +7,14 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "base/clock.h"
+#include "worker/group/step_progress.h"
 
 namespace outrider {
 
@@ -32,8 +34,11 @@ class GroupMembership {
     int world_size = 1;
     std::string numerics_id;        // the leader's
     int64_t num_kv_blocks_max = 0;  // the leader's
-    // A rank that has said nothing for so long is lost. Followers speak about every 100 ms.
-    Duration silence_max = std::chrono::seconds(10);
+    // A rank that has said nothing for so long is lost: its process stands still. Followers speak about every 100 ms.
+    Duration silence_max = std::chrono::seconds(2);
+    // A rank, the leader too, whose steps have not advanced for so long while one is under way is lost: its work stands
+    // still.
+    Duration step_max = std::chrono::seconds(10);
   };
 
   // REQUIRES: world_size >= 1.
@@ -44,8 +49,8 @@ class GroupMembership {
   // differs, both named), ALREADY_EXISTS (the rank is in), UNAVAILABLE (the group is broken; another will come).
   absl::Status Join(const RankHello& hello, TimePoint now);
 
-  // A sign of life of a rank that is in; `last_step` never goes back. Of others: ignored.
-  void Progress(int rank, uint64_t last_step, TimePoint now);
+  // A sign of life of a rank that is in, the leader's own included; `last_step` never goes back. Of others: ignored.
+  void Progress(int rank, const StepProgress::Snapshot& progress, TimePoint now);
 
   // A rank that was in is gone: breaks the group. `why` is a clause such as "its stream ended".
   void Leave(int rank, absl::string_view why);
@@ -53,7 +58,9 @@ class GroupMembership {
   // Breaks the group. Of several reasons the first stands.
   void Break(absl::string_view reason);
 
-  // Breaks the group if a rank has been silent for longer than silence_max.
+  // Breaks the group if a rank has been silent for longer than silence_max or in a step for longer than step_max. To be
+  // called a few times a silence_max: after a longer pause this process itself stood still, and nobody is judged by
+  // what could not be heard.
   void Tick(TimePoint now);
 
   uint64_t epoch() const { return options_.epoch; }
@@ -67,19 +74,25 @@ class GroupMembership {
   std::string MissingRanks() const;
   // The least over the ranks that are in, the leader included.
   int64_t num_kv_blocks() const;
-  uint64_t last_step(int rank) const { return ranks_[rank].last_step; }
+  // REQUIRES: 0 <= rank < world_size.
+  uint64_t last_step(int rank) const { return ranks_[rank].steps.last_step; }
+  Duration silence(int rank, TimePoint now) const {
+    return rank > 0 && ranks_[rank].joined ? now - ranks_[rank].heard : Duration::zero();
+  }
 
  private:
   struct Rank {
     bool joined = false;
     int64_t num_kv_blocks_max = 0;
-    uint64_t last_step = 0;
-    TimePoint heard{};
+    StepProgress::Snapshot steps;
+    TimePoint heard{};     // rank 0 is not judged by it
+    TimePoint advanced{};  // its steps last changed, or none was under way
   };
 
   const Options options_;
   std::vector<Rank> ranks_;  // [world_size]; entry 0 is the leader
   int num_joined_ = 1;
+  std::optional<TimePoint> last_tick_;
   bool broken_ = false;
   std::string reason_;
 };

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <string>
+
 namespace outrider {
 namespace {
 
@@ -12,7 +14,8 @@ GroupMembership::Options ThreeRanks() {
           .world_size = 3,
           .numerics_id = "aa",
           .num_kv_blocks_max = 500,
-          .silence_max = std::chrono::seconds(2)};
+          .silence_max = std::chrono::seconds(2),
+          .step_max = std::chrono::seconds(2)};
 }
 
 RankHello Hello(int rank) {
@@ -114,23 +117,72 @@ TEST(GroupMembership, BreaksWhenARankIsSilentForTooLong) {
   GroupMembership group(ThreeRanks());
   ASSERT_TRUE(group.Join(Hello(1), kStart).ok());
   ASSERT_TRUE(group.Join(Hello(2), kStart).ok());
-  group.Progress(1, 5, kStart + std::chrono::milliseconds(1500));
-  group.Progress(2, 5, kStart + std::chrono::milliseconds(100));
+  group.Progress(1, {.last_step = 5}, kStart + std::chrono::milliseconds(1500));
+  group.Progress(2, {.last_step = 5}, kStart + std::chrono::milliseconds(100));
   group.Tick(kStart + std::chrono::milliseconds(2100));
   EXPECT_FALSE(group.broken());
   group.Tick(kStart + std::chrono::milliseconds(2101));
   EXPECT_EQ(group.status(), absl::UnavailableError("rank 2 is lost: silent for more than 2000 ms"));
 }
 
+// Ticks as a watching thread does, until `end` is reached.
+void TickUntil(GroupMembership& group, TimePoint begin, TimePoint end) {
+  for (TimePoint now = begin; now <= end; now += std::chrono::milliseconds(100)) group.Tick(now);
+}
+
+TEST(GroupMembership, BreaksWhenAStepOfARankOrOfTheLeaderStaysUnderWay) {
+  for (const int stuck : {0, 1}) {
+    GroupMembership group(ThreeRanks());
+    ASSERT_TRUE(group.Join(Hello(1), kStart).ok());
+    ASSERT_TRUE(group.Join(Hello(2), kStart).ok());
+    const auto at = [](int ms) { return kStart + std::chrono::milliseconds(ms); };
+    for (int ms = 0; ms <= 3000; ms += 100) {
+      for (int rank = 0; rank < 3; ++rank) {
+        // The others are idle, which is not to be stuck.
+        const bool is_stuck = rank == stuck && ms >= 500;
+        group.Progress(rank, {.last_step = 7, .step_under_way = is_stuck ? 8u : 0u}, at(ms));
+      }
+      group.Tick(at(ms));
+      EXPECT_EQ(group.broken(), ms > 500 + 2000) << ms;
+    }
+    EXPECT_EQ(group.status(),
+              absl::UnavailableError("rank " + std::to_string(stuck) + " is lost: in step 8 for more than 2000 ms"));
+  }
+}
+
+TEST(GroupMembership, LetsStepsOverlapAsLongAsTheyAdvance) {
+  GroupMembership group(ThreeRanks());
+  ASSERT_TRUE(group.Join(Hello(1), kStart).ok());
+  for (uint64_t step = 1; step < 100; ++step) {
+    const TimePoint now = kStart + step * std::chrono::milliseconds(100);
+    group.Progress(1, {.last_step = step / 15, .step_under_way = step / 15 + 1}, now);
+    group.Tick(now);
+  }
+  EXPECT_FALSE(group.broken());
+}
+
+TEST(GroupMembership, JudgesNobodyByATimeInWhichItDidNotLook) {
+  GroupMembership group(ThreeRanks());
+  ASSERT_TRUE(group.Join(Hello(1), kStart).ok());
+  group.Tick(kStart);
+  const TimePoint back = kStart + std::chrono::seconds(30);
+  group.Tick(back);
+  EXPECT_FALSE(group.broken());
+  TickUntil(group, back, back + std::chrono::milliseconds(2000));
+  EXPECT_FALSE(group.broken());
+  group.Tick(back + std::chrono::milliseconds(2100));
+  EXPECT_TRUE(group.broken());
+}
+
 TEST(GroupMembership, RemembersTheGreatestStepARankTold) {
   GroupMembership group(ThreeRanks());
-  group.Progress(1, 3, kStart);  // not in
+  group.Progress(1, {.last_step = 3}, kStart);  // not in
   EXPECT_EQ(group.last_step(1), 0);
   ASSERT_TRUE(group.Join(Hello(1), kStart).ok());
-  group.Progress(1, 8, kStart);
-  group.Progress(1, 6, kStart);
-  group.Progress(-1, 6, kStart);
-  group.Progress(3, 6, kStart);
+  group.Progress(1, {.last_step = 8}, kStart);
+  group.Progress(1, {.last_step = 6}, kStart);
+  group.Progress(-1, {.last_step = 6}, kStart);
+  group.Progress(3, {.last_step = 6}, kStart);
   EXPECT_EQ(group.last_step(1), 8);
 }
 

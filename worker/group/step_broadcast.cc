@@ -53,8 +53,12 @@ absl::Status StepAgreement::Check(StepId step, uint64_t ids_hash) {
   return absl::InternalError(message);
 }
 
-GroupBackend::GroupBackend(StepBackend& local, Communicator& communicator)
-    : local_(local), communicator_(communicator), alone_(communicator.world_size() == 1), agreement_(communicator) {
+GroupBackend::GroupBackend(StepBackend& local, Communicator& communicator, StepProgress* progress)
+    : local_(local),
+      communicator_(communicator),
+      progress_(progress),
+      alone_(communicator.world_size() == 1),
+      agreement_(communicator) {
   CHECK(communicator.rank() == 0);
 }
 
@@ -66,6 +70,7 @@ absl::Status GroupBackend::Fail(absl::Status status) {
 
 absl::Status GroupBackend::Submit(const StepPlan& plan) {
   RETURN_IF_ERROR(failed_);
+  if (progress_ != nullptr) progress_->Began(plan.step);
   if (!alone_) {
     StartBlob(Command::kRun, local_.depth(), &blob_);
     codec_.Encode(plan, &blob_);
@@ -92,6 +97,7 @@ absl::StatusOr<StepResult> GroupBackend::Collect() {
       return Fail(std::move(status));
     }
   }
+  if (progress_ != nullptr) progress_->Finished(result->step);
   return result;
 }
 
@@ -150,6 +156,7 @@ class Follower {
   absl::Status SubmitPlan(absl::string_view bytes) {
     if (num_out_ > backend_.depth()) return absl::InternalError("the leader sent a step too many");
     RETURN_IF_ERROR(codec_.Decode(bytes, &plan_));
+    if (options_.progress != nullptr) options_.progress->Began(plan_.step);
     RETURN_IF_ERROR(backend_.Submit(plan_));
     return ++num_out_ > backend_.depth() ? CollectStep() : absl::OkStatus();
   }
@@ -159,7 +166,7 @@ class Follower {
     ASSIGN_OR_RETURN(const StepResult result, backend_.Collect());
     --num_out_;
     RETURN_IF_ERROR(agreement_.Check(result.step, result.ids_hash));
-    if (options_.last_step != nullptr) options_.last_step->store(result.step.value, std::memory_order_relaxed);
+    if (options_.progress != nullptr) options_.progress->Finished(result.step);
     return absl::OkStatus();
   }
 

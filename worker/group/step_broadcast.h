@@ -7,7 +7,6 @@
 // 1 + depth() are out, and earlier only when the leader sends a command that says so.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -15,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "worker/group/plan_codec.h"
+#include "worker/group/step_progress.h"
 #include "worker/parallel/communicator.h"
 #include "worker/step/step_backend.h"
 
@@ -49,8 +49,8 @@ class StepAgreement {
 // local backend's own. After any of them the epoch is over: the communicator is aborted and every call fails.
 class GroupBackend final : public StepBackend {
  public:
-  // Both outlive this. REQUIRES: communicator.rank() == 0; every other rank runs RunFollower.
-  GroupBackend(StepBackend& local, Communicator& communicator);
+  // All outlive this; `progress` may be null. REQUIRES: communicator.rank() == 0; every other rank runs RunFollower.
+  GroupBackend(StepBackend& local, Communicator& communicator, StepProgress* progress = nullptr);
 
   int depth() const override { return local_.depth(); }
   absl::Status Submit(const StepPlan& plan) override;
@@ -65,6 +65,7 @@ class GroupBackend final : public StepBackend {
 
   StepBackend& local_;
   Communicator& communicator_;
+  StepProgress* const progress_;
   const bool alone_;
   PlanCodec codec_;
   StepAgreement agreement_;
@@ -75,8 +76,8 @@ class GroupBackend final : public StepBackend {
 
 struct FollowerOptions {
   PlanLimits limits;
-  // Where the last finished step is told, for progress messages; may be null. Outlives the call.
-  std::atomic<uint64_t>* last_step = nullptr;
+  // Where steps are told, for progress messages; may be null. Outlives the call.
+  StepProgress* progress = nullptr;
 };
 
 // The loop of a rank above 0: runs what the leader sends until the leader stops the group (OK) or the epoch ends (the

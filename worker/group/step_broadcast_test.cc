@@ -23,7 +23,7 @@ class Group {
   explicit Group(int world_size, int depth = 0) : communicators_(CreateLoopbackCommunicators(world_size)) {
     for (auto& communicator : communicators_)
       backends_.push_back(std::make_unique<SummingBackend>(*communicator, depth));
-    last_steps_ = std::vector<std::atomic<uint64_t>>(world_size);
+    progress_ = std::vector<StepProgress>(world_size);
     statuses_.resize(world_size);
     leader_ = std::make_unique<GroupBackend>(*backends_[0], *communicators_[0]);
   }
@@ -34,7 +34,7 @@ class Group {
   void Start() {
     for (size_t r = 1; r < communicators_.size(); ++r) {
       followers_.emplace_back(
-          [this, r] { statuses_[r] = RunFollower(*backends_[r], *communicators_[r], {.last_step = &last_steps_[r]}); });
+          [this, r] { statuses_[r] = RunFollower(*backends_[r], *communicators_[r], {.progress = &progress_[r]}); });
     }
   }
   // Ends the group if nothing else has.
@@ -48,12 +48,12 @@ class Group {
   SummingBackend& backend(int rank) { return *backends_[rank]; }
   Communicator& communicator(int rank) { return *communicators_[rank]; }
   const absl::Status& status(int rank) const { return statuses_[rank]; }
-  uint64_t last_step(int rank) const { return last_steps_[rank]; }
+  uint64_t last_step(int rank) const { return progress_[rank].Now().last_step; }
 
  private:
   std::vector<std::unique_ptr<Communicator>> communicators_;
   std::vector<std::unique_ptr<SummingBackend>> backends_;
-  std::vector<std::atomic<uint64_t>> last_steps_;
+  std::vector<StepProgress> progress_;
   std::vector<absl::Status> statuses_;
   std::unique_ptr<GroupBackend> leader_;
   std::vector<std::thread> followers_;

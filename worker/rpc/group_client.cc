@@ -41,7 +41,7 @@ class Stay final : public FollowerGroup {
   Communicator& communicator() override { return *communicator_; }
   int64_t num_kv_blocks() const override { return num_kv_blocks_; }
   uint64_t epoch() const override { return epoch_; }
-  std::atomic<uint64_t>& last_step() override { return last_step_; }
+  StepProgress& progress() override { return options_.progress != nullptr ? *options_.progress : own_progress_; }
   void Finished() override {
     MutexLock lock(mu_);
     finished_ = true;
@@ -51,6 +51,8 @@ class Stay final : public FollowerGroup {
  private:
   void Read();
   void TellProgress();
+  // Ends the stay when the leader falls silent.
+  void WatchLeader();
   // Waits for `message` to come; the stream's end or the deadline is an error.
   absl::Status Await(const std::optional<v1::LeaderMessage>& message, TimePoint deadline, const char* what);
 
@@ -61,9 +63,10 @@ class Stay final : public FollowerGroup {
   std::unique_ptr<Communicator> communicator_;
   int64_t num_kv_blocks_ = 0;
   uint64_t epoch_ = 0;
-  std::atomic<uint64_t> last_step_{0};
+  StepProgress own_progress_;
   std::thread reader_;
   std::thread teller_;
+  std::thread watcher_;
 
   Mutex mu_;
   CondVar changed_;
@@ -72,6 +75,8 @@ class Stay final : public FollowerGroup {
   std::optional<absl::Status> ended_ ABSL_GUARDED_BY(mu_);  // why the stream ended; never OK
   Communicator* running_ ABSL_GUARDED_BY(mu_) = nullptr;    // communicator_, once it may be aborted
   bool finished_ ABSL_GUARDED_BY(mu_) = false;
+  TimePoint heard_ ABSL_GUARDED_BY(mu_){};  // of the leader, whatever it said
+  bool leader_is_silent_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 Stay::~Stay() {
@@ -79,6 +84,7 @@ Stay::~Stay() {
   context_.TryCancel();
   if (reader_.joinable()) reader_.join();
   if (teller_.joinable()) teller_.join();
+  if (watcher_.joinable()) watcher_.join();
 }
 
 absl::Status Stay::Enter(TimePoint deadline) {
@@ -98,6 +104,7 @@ absl::Status Stay::Enter(TimePoint deadline) {
   reader_ = std::thread([this] { Read(); });
   RETURN_IF_ERROR(Await(hello_, deadline, "answer"));
   teller_ = std::thread([this] { TellProgress(); });
+  watcher_ = std::thread([this] { WatchLeader(); });
   std::string socket_name;
   {
     MutexLock lock(mu_);
@@ -133,6 +140,7 @@ void Stay::Read() {
     MutexLock lock(mu_);
     if (message.has_hello() && !hello_.has_value()) hello_ = message;
     if (message.has_start() && !start_.has_value()) start_ = message;
+    heard_ = std::chrono::steady_clock::now();
     changed_.NotifyAll();
   }
   absl::Status status = FromGrpcStatus(stream_->Finish());
@@ -140,10 +148,14 @@ void Stay::Read() {
   std::string reason;
   {
     MutexLock lock(mu_);
+    if (leader_is_silent_) {
+      status = absl::UnavailableError(absl::StrCat("the leader was silent for more than ",
+                                                   static_cast<int64_t>(ToMillis(options_.silence_max)), " ms"));
+    }
     ended_ = status;
     changed_.NotifyAll();
     if (running_ == nullptr || finished_) return;
-    reason = absl::StrCat("the stream to the leader ended: ", status.message());
+    reason = absl::StrCat("the leader is lost: ", status.message());
     running_->Abort(reason.c_str());
     const TimePoint deadline = std::chrono::steady_clock::now() + kFollowerGrace;
     while (!finished_) {
@@ -152,6 +164,24 @@ void Stay::Read() {
     if (finished_) return;
   }
   if (options_.on_stuck) options_.on_stuck(reason);
+}
+
+// Apart from TellProgress, whose writes may block on a leader that stands still.
+void Stay::WatchLeader() {
+  MutexLock lock(mu_);
+  TimePoint looked = std::chrono::steady_clock::now();
+  heard_ = looked;
+  while (!finished_ && !ended_.has_value()) {
+    changed_.WaitUntil(mu_, looked + kProgressInterval);
+    const TimePoint now = std::chrono::steady_clock::now();
+    // Who stood still itself judges nobody by what it could not hear.
+    if (now - looked > options_.silence_max / 2) heard_ = now;
+    if (now - looked >= kProgressInterval) looked = now;
+    if (now - heard_ <= options_.silence_max) continue;
+    leader_is_silent_ = true;
+    context_.TryCancel();  // ends Read, which does the rest
+    return;
+  }
 }
 
 void Stay::TellProgress() {
@@ -164,7 +194,10 @@ void Stay::TellProgress() {
       }
       if (finished_ || ended_.has_value()) return;
     }
-    message.mutable_progress()->set_last_step(last_step_.load(std::memory_order_relaxed));
+    const StepProgress::Snapshot steps = progress().Now();
+    message.mutable_progress()->set_last_step(steps.last_step);
+    message.mutable_progress()->set_step_under_way(steps.step_under_way);
+    message.mutable_progress()->set_leaving(options_.leaving != nullptr && options_.leaving->load());
     if (!stream_->Write(message)) return;
   }
 }
@@ -211,7 +244,7 @@ absl::Status RunFollowerRank(const FollowerGroupOptions& options, const Follower
                                           {.limits = {.vocab_size = limits.vocab_size,
                                                       .num_kv_blocks = group->num_kv_blocks(),
                                                       .max_model_len = limits.max_model_len},
-                                           .last_step = &group->last_step()});
+                                           .progress = &group->progress()});
   group->Finished();
   return status;
 }

@@ -3,8 +3,9 @@
 // RunFollowerRank is all of a rank above 0 but its model: join, make the backend, run what the leader sends. Leader and
 // followers may start in any order, and a follower that meets a leader on its way out waits for the next.
 //
-// The end of the stream to the leader is the end of the epoch: the communicator is aborted, which ends RunFollower
-// within its bound; if that takes longer than kFollowerGrace, on_stuck is called, which by default ends the process.
+// The end of the stream to the leader, or its silence, is the end of the epoch: the communicator is aborted, which ends
+// RunFollower within its bound; if that takes longer than kFollowerGrace, on_stuck is called, which by default ends the
+// process.
 #pragma once
 
 #include <atomic>
@@ -17,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "worker/group/end_of_epoch.h"
+#include "worker/group/step_progress.h"
 #include "worker/parallel/communicator.h"
 #include "worker/step/step_backend.h"
 
@@ -36,6 +38,13 @@ struct FollowerGroupOptions {
   Duration join_timeout = std::chrono::seconds(120);
   // Bound of a wait within a step.
   Duration step_timeout = std::chrono::seconds(10);
+  // Bound of the leader's silence, idle or busy: its process stands still.
+  Duration silence_max = std::chrono::seconds(2);
+  // Set while this rank was told to end: the leader is asked to drain and stop the group. Null: never. Outlives the
+  // group.
+  const std::atomic<bool>* leaving = nullptr;
+  // Where this rank's steps are told; null: in a place of the group's own. Outlives the group.
+  StepProgress* progress = nullptr;
   std::function<void(const std::string& reason)> on_stuck = ExitAtEndOfEpoch;
 };
 
@@ -53,7 +62,7 @@ class FollowerGroup {
   virtual int64_t num_kv_blocks() const = 0;
   virtual uint64_t epoch() const = 0;
   // What progress messages say; written by RunFollower.
-  virtual std::atomic<uint64_t>& last_step() = 0;
+  virtual StepProgress& progress() = 0;
   // No more is wanted of the group: its end is no news from now on.
   virtual void Finished() = 0;
 };
@@ -69,7 +78,8 @@ using MakeBackend =
     std::function<absl::StatusOr<std::unique_ptr<StepBackend>>(Communicator& communicator, int64_t num_kv_blocks)>;
 
 // Joins, makes the backend and runs it until the leader stops the group (OK) or the epoch ends (why). The caller exits,
-// with a code other than 0 unless OK. A follower has no reason to heed SIGTERM: its leader drains and then stops it.
+// with a code other than 0 unless OK. A follower that is told to end says so (options.leaving) and goes on: its leader
+// drains the group and then stops it.
 absl::Status RunFollowerRank(const FollowerGroupOptions& options, const FollowerLimits& limits,
                              const MakeBackend& make_backend);
 

@@ -30,13 +30,18 @@ constexpr Duration kPatience = std::chrono::seconds(30);
 
 struct GroupUnderTest {
   bool idle = false;  // the leader runs 20 steps, then nothing; else steps for ever
-  Duration step_timeout = std::chrono::seconds(10);
+  // Far beyond the test's own patience unless said: what is found is not found by it.
+  Duration step_timeout = std::chrono::hours(1);
+  Duration silence_max = std::chrono::seconds(2);
 };
 
 // The leader as a process: tells through `progress` when 20 steps have run.
 int RunLeader(const GroupUnderTest& test, const std::string& address, int progress) {
-  auto group = LeaderGroup::Create(
-      {.world_size = kWorldSize, .numerics_id = "aa", .num_kv_blocks_max = 10, .step_timeout = test.step_timeout});
+  auto group = LeaderGroup::Create({.world_size = kWorldSize,
+                                    .numerics_id = "aa",
+                                    .num_kv_blocks_max = 10,
+                                    .step_timeout = test.step_timeout,
+                                    .silence_max = test.silence_max});
   CHECK(group.ok());
   grpc::ServerBuilder builder;
   builder.AddListeningPort(address, grpc::InsecureServerCredentials());
@@ -62,7 +67,8 @@ int RunRank(const GroupUnderTest& test, const std::string& address, int rank) {
                                                .numerics_id = "aa",
                                                .num_kv_blocks_max = 10,
                                                .join_timeout = kPatience,
-                                               .step_timeout = test.step_timeout},
+                                               .step_timeout = test.step_timeout,
+                                               .silence_max = test.silence_max},
                                               {}, [](Communicator& communicator, int64_t) {
                                                 return std::make_unique<testing::SummingBackend>(communicator, 0);
                                               });
@@ -153,7 +159,7 @@ TEST(GroupProcesses, AllEndWhenAFollowerOfAnIdleGroupIsKilled) {
 }
 
 TEST(GroupProcesses, AllEndWhenAFollowerStandsStill) {
-  Processes group({.step_timeout = std::chrono::milliseconds(700)});
+  Processes group({});
   group.Signal(1, SIGSTOP);
   group.ExpectEndsByItself(0);
   group.ExpectEndsByItself(2);
@@ -163,10 +169,29 @@ TEST(GroupProcesses, AllEndWhenAFollowerStandsStill) {
 }
 
 TEST(GroupProcesses, AllEndWhenAFollowerOfAnIdleGroupStandsStill) {
-  Processes group({.idle = true, .step_timeout = std::chrono::milliseconds(700)});
+  Processes group({.idle = true});
   group.Signal(1, SIGSTOP);
   group.ExpectEndsByItself(0);
   group.ExpectEndsByItself(2);
+}
+
+TEST(GroupProcesses, AllEndWhenTheLeaderStandsStill) {
+  for (const bool idle : {false, true}) {
+    Processes group({.idle = idle});
+    group.Signal(0, SIGSTOP);
+    group.ExpectEndsByItself(1);
+    group.ExpectEndsByItself(2);
+    // What comes back finds its epoch over.
+    group.Signal(0, SIGCONT);
+    group.ExpectEndsByItself(0);
+  }
+}
+
+TEST(GroupProcesses, AllEndWhenARankIsSilentInAStepThatMayLastForAnHour) {
+  Processes group({.silence_max = std::chrono::milliseconds(500)});
+  group.Signal(2, SIGSTOP);
+  group.ExpectEndsByItself(0);
+  group.ExpectEndsByItself(1);
 }
 
 TEST(GroupProcesses, AllEndWhenTheLeaderStandsStillInAStep) {

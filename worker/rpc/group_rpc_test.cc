@@ -261,7 +261,7 @@ TEST(GroupRpc, AFollowerStuckInAStepWhenTheEpochEndsIsReported) {
   begun.get_future().wait();
   leader.group().Stop();
   thread.join();
-  EXPECT_EQ(reason, "the stream to the leader ended: the leader has stopped");
+  EXPECT_EQ(reason, "the leader is lost: the leader has stopped");
 }
 
 TEST(GroupRpc, AFollowerWhoseBackendCanNotBeMadeEndsTheEpoch) {
@@ -292,6 +292,44 @@ grpc::Status SayTo(const std::string& address, const v1::FollowerMessage& messag
   while (stream->Read(&answer)) {
   }
   return stream->Finish();
+}
+
+TEST(GroupRpc, AFollowerThatIsToldToEndAsksTheLeaderToDrain) {
+  std::promise<int> leaving_rank;
+  Leader leader({.world_size = 3, .numerics_id = "aa", .num_kv_blocks_max = 10, .on_leaving = [&](int rank) {
+                   leaving_rank.set_value(rank);
+                 }});
+  std::atomic<bool> leaving{false};
+  FollowerGroupOptions options = FollowerOptionsOf(leader.address(), 2, 3);
+  options.leaving = &leaving;
+  FollowerThread one(FollowerOptionsOf(leader.address(), 1, 3));
+  FollowerThread two(options);
+  ASSERT_TRUE(leader.group().WaitForRanks(kPatience).ok());
+  SummingBackend local(leader.group().communicator(), 0);
+  GroupBackend backend(local, leader.group().communicator());
+  two.AwaitStarted();
+  leaving = true;
+  EXPECT_EQ(leaving_rank.get_future().get(), 2);
+  // It goes on until it is stopped.
+  ASSERT_TRUE(backend.Submit(PlanOf(1, 3)).ok());
+  ASSERT_TRUE(backend.Collect().ok());
+  leader.group().ExpectEnd();
+  ASSERT_TRUE(backend.Stop().ok());
+  EXPECT_TRUE(one.Join().ok());
+  EXPECT_TRUE(two.Join().ok());
+  leader.group().Stop();
+}
+
+TEST(GroupRpc, AStepOfTheLeaderThatDoesNotEndBreaksTheGroup) {
+  StepProgress progress;
+  Leader leader({.world_size = 1,
+                 .numerics_id = "aa",
+                 .num_kv_blocks_max = 10,
+                 .step_timeout = std::chrono::milliseconds(300),
+                 .progress = &progress});
+  ASSERT_TRUE(leader.group().WaitForRanks(kPatience).ok());
+  progress.Began(StepId(4));
+  EXPECT_EQ(leader.AwaitBroken(), "rank 0 is lost: in step 4 for more than 300 ms");
 }
 
 TEST(GroupRpc, HostileStreamsAreEndedWithAReason) {

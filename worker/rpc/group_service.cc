@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <deque>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -49,7 +50,8 @@ class Group final : public LeaderGroup {
                      .world_size = options_.world_size,
                      .numerics_id = options_.numerics_id,
                      .num_kv_blocks_max = options_.num_kv_blocks_max,
-                     .silence_max = options_.step_timeout}) {}
+                     .silence_max = options_.silence_max,
+                     .step_max = options_.step_timeout}) {}
   ~Group() override;
 
   absl::Status Open();
@@ -77,7 +79,7 @@ class Group final : public LeaderGroup {
 
   // Of the streams.
   absl::Status Join(JoinStream& stream, const v1::FollowerHello& hello);
-  void Progress(int rank, uint64_t last_step);
+  void Progress(int rank, const v1::FollowerProgress& progress);
   // `rank` is 0 for a stream that never joined.
   void StreamDone(JoinStream& stream, int rank);
   v1::LeaderMessage Hello() const;
@@ -95,6 +97,8 @@ class Group final : public LeaderGroup {
 
   // Looks for silence and for a broken group until either is found or the group goes.
   void Watch();
+  // Looks at the leader's own steps and tells them to the followers.
+  void Tick(TimePoint now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const Options options_;
   const uint64_t epoch_;
@@ -109,6 +113,7 @@ class Group final : public LeaderGroup {
   std::vector<JoinStream*> streams_ ABSL_GUARDED_BY(mu_);  // open, joined or not
   Communicator* running_ ABSL_GUARDED_BY(mu_) = nullptr;   // communicator_, once it may be aborted
   bool end_expected_ ABSL_GUARDED_BY(mu_) = false;
+  bool leaving_told_ ABSL_GUARDED_BY(mu_) = false;
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
 };
 
@@ -119,10 +124,14 @@ class JoinStream final : public grpc::ServerBidiReactor<v1::FollowerMessage, v1:
  public:
   explicit JoinStream(Group& group) : group_(group) { StartRead(&received_); }
 
-  // Sends `message` after those before it.
+  // Sends `message` after those before it; of those about progress the latest is enough.
   void Send(v1::LeaderMessage message) {
     MutexLock lock(mu_);
     if (finished_) return;
+    const size_t num_writing = writing_ ? 1 : 0;
+    if (message.has_progress() && outgoing_.size() > num_writing && outgoing_.back().has_progress()) {
+      outgoing_.pop_back();
+    }
     outgoing_.push_back(std::move(message));
     StartNextWrite();
   }
@@ -148,7 +157,7 @@ class JoinStream final : public grpc::ServerBidiReactor<v1::FollowerMessage, v1:
     } else if (rank_ == 0) {
       return End(absl::InvalidArgumentError("the first message is no hello"));
     } else if (received_.has_progress()) {
-      group_.Progress(rank_, received_.progress().last_step());
+      group_.Progress(rank_, received_.progress());
     }
     StartRead(&received_);
   }
@@ -156,8 +165,8 @@ class JoinStream final : public grpc::ServerBidiReactor<v1::FollowerMessage, v1:
   void OnWriteDone(bool ok) override {
     MutexLock lock(mu_);
     writing_ = false;
-    outgoing_.erase(outgoing_.begin());
-    if (!ok) outgoing_.clear();
+    outgoing_.pop_front();
+    if (!ok) outgoing_.clear();  // nothing is being written
     if (finished_) {
       Finish(final_status_);
     } else {
@@ -184,8 +193,9 @@ class JoinStream final : public grpc::ServerBidiReactor<v1::FollowerMessage, v1:
   int rank_ = 0;                  // once joined; callbacks of reads only, and OnDone
 
   Mutex mu_;
-  std::vector<v1::LeaderMessage> outgoing_ ABSL_GUARDED_BY(mu_);  // two at most: hello and start
-  bool writing_ ABSL_GUARDED_BY(mu_) = false;                     // outgoing_[0]
+  // Four at most: hello, start, a progress before them that is being written, and the latest.
+  std::deque<v1::LeaderMessage> outgoing_ ABSL_GUARDED_BY(mu_);
+  bool writing_ ABSL_GUARDED_BY(mu_) = false;  // outgoing_[0]
   bool finished_ ABSL_GUARDED_BY(mu_) = false;
   grpc::Status final_status_ ABSL_GUARDED_BY(mu_);
 };
@@ -221,9 +231,15 @@ absl::Status Group::Join(JoinStream& stream, const v1::FollowerHello& hello) {
   return status;
 }
 
-void Group::Progress(int rank, uint64_t last_step) {
-  MutexLock lock(mu_);
-  membership_.Progress(rank, last_step, std::chrono::steady_clock::now());
+void Group::Progress(int rank, const v1::FollowerProgress& progress) {
+  bool leaving;
+  {
+    MutexLock lock(mu_);
+    membership_.Progress(rank, {.last_step = progress.last_step(), .step_under_way = progress.step_under_way()},
+                         std::chrono::steady_clock::now());
+    leaving = progress.leaving() && !std::exchange(leaving_told_, true);
+  }
+  if (leaving && options_.on_leaving) options_.on_leaving(rank);
 }
 
 void Group::StreamDone(JoinStream& stream, int rank) {
@@ -265,13 +281,30 @@ absl::Status Group::WaitForRanks(Duration timeout) {
   return absl::OkStatus();
 }
 
+void Group::Tick(TimePoint now) {
+  v1::LeaderMessage message;
+  v1::LeaderProgress* const told = message.mutable_progress();
+  if (options_.progress != nullptr) {
+    const StepProgress::Snapshot own = options_.progress->Now();
+    membership_.Progress(0, own, now);
+    told->set_last_step(own.last_step);
+    told->set_step_under_way(own.step_under_way);
+  }
+  membership_.Tick(now);
+  for (JoinStream* stream : streams_) stream->Send(message);
+  if (!options_.on_tick) return;
+  for (int rank = 0; rank < options_.world_size; ++rank) {
+    options_.on_tick(rank, membership_.last_step(rank), membership_.silence(rank, now));
+  }
+}
+
 void Group::Watch() {
   std::string reason;
   {
     MutexLock lock(mu_);
     while (!stopped_ && !membership_.broken()) {
       changed_.WaitUntil(mu_, std::chrono::steady_clock::now() + kTickInterval);
-      if (!end_expected_) membership_.Tick(std::chrono::steady_clock::now());
+      if (!end_expected_) Tick(std::chrono::steady_clock::now());
     }
     if (!membership_.broken()) membership_.Break("the leader has stopped");
     const absl::Status status = membership_.status();

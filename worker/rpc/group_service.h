@@ -14,9 +14,9 @@
 //
 // A group of one rank is a group too: nothing to wait for.
 //
-// What ends the epoch (a rank's stream ends, a rank falls silent) aborts the communicator, ends all streams, and calls
-// on_broken; by default that ends the process (worker/group/end_of_epoch.h). Before all ranks are in, it also ends
-// WaitForRanks.
+// What ends the epoch (a rank's stream ends, a rank falls silent, a step does not end) aborts the communicator, ends
+// all streams, and calls on_broken; by default that ends the process (worker/group/end_of_epoch.h). Before all ranks
+// are in, it also ends WaitForRanks.
 #pragma once
 
 #include <grpcpp/impl/codegen/service_type.h>
@@ -30,6 +30,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "worker/group/end_of_epoch.h"
+#include "worker/group/step_progress.h"
 #include "worker/parallel/communicator.h"
 
 namespace outrider {
@@ -41,8 +42,16 @@ class LeaderGroup {
     int world_size = 1;
     std::string numerics_id;        // ranks must have the same
     int64_t num_kv_blocks_max = 0;  // blocks this rank could hold
-    // Bound of a wait within a step, and of a rank's silence.
+    // Bound of a wait within a step, and of the time that a rank's step, the leader's too, may be under way.
     Duration step_timeout = std::chrono::seconds(10);
+    // Bound of a follower's silence, idle or busy: its process stands still.
+    Duration silence_max = std::chrono::seconds(2);
+    // The leader's own steps, told to followers and watched like theirs; null: not told. Outlives the group.
+    const StepProgress* progress = nullptr;
+    // Called once, from a thread of gRPC: a follower was told to end, so the group should drain and stop. Optional.
+    std::function<void(int rank)> on_leaving;
+    // Called about every 100 ms from a thread of the group for each rank. Optional.
+    std::function<void(int rank, uint64_t last_step, Duration silence)> on_tick;
     // Called once, from a thread of the group, when a running epoch or one that was being formed has ended.
     std::function<void(const std::string& reason)> on_broken = ExitAtEndOfEpoch;
   };

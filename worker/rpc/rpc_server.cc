@@ -27,13 +27,17 @@ bool IsWildcard(const std::string& host) { return host == "0.0.0.0" || host == "
 
 }  // namespace
 
-RpcServer::RpcServer(std::string host, std::vector<std::string> service_names, std::function<bool()> serving)
-    : host_(std::move(host)), service_names_(std::move(service_names)), serving_(std::move(serving)) {}
+RpcServer::RpcServer(std::string host, std::vector<std::string> service_names, std::function<bool()> serving,
+                     std::function<bool()> live)
+    : host_(std::move(host)),
+      service_names_(std::move(service_names)),
+      serving_(std::move(serving)),
+      live_(std::move(live)) {}
 
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptions& options,
                                                             const std::vector<grpc::Service*>& services,
                                                             const std::vector<std::string>& service_names,
-                                                            std::function<bool()> serving) {
+                                                            std::function<bool()> serving, std::function<bool()> live) {
   static const bool plugins_ready = [] {
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -46,7 +50,10 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptio
         absl::StrCat("can not listen on ", options.host, ": the path has ", options.host.size() - kUnixPrefix.size(),
                      " bytes and a socket's at most ", kSocketPathMax, "; use a shorter one (setting host)"));
   }
-  auto server = std::unique_ptr<RpcServer>(new RpcServer(options.host, service_names, std::move(serving)));
+  std::vector<std::string> names = service_names;
+  names.push_back(kReadinessService);
+  auto server =
+      std::unique_ptr<RpcServer>(new RpcServer(options.host, std::move(names), std::move(serving), std::move(live)));
   const std::string address = IsUnix(options.host) ? options.host : absl::StrCat(options.host, ":", options.port);
   grpc::ServerBuilder builder;
   // Without this two processes could share a port and each get half of the calls.
@@ -67,7 +74,8 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptio
   }
   grpc::HealthCheckServiceInterface* const health = server->server_->GetHealthCheckService();
   health->SetServingStatus(false);
-  for (const std::string& name : service_names) health->SetServingStatus(name, false);
+  for (const std::string& name : server->service_names_) health->SetServingStatus(name, false);
+  health->SetServingStatus(kLivenessService, true);
   server->health_thread_ = std::thread([s = server.get()] { s->WatchHealth(); });
   return server;
 }
@@ -86,7 +94,12 @@ std::string RpcServer::address() const {
 void RpcServer::WatchHealth() {
   grpc::HealthCheckServiceInterface* const health = server_->GetHealthCheckService();
   bool told = false;
+  bool told_live = true;
   while (true) {
+    if (const bool live = !live_ || live_(); live != told_live) {
+      health->SetServingStatus(kLivenessService, live);
+      told_live = live;
+    }
     const bool serving = serving_();
     if (serving != told) {
       health->SetServingStatus("", serving);

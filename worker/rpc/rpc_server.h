@@ -1,7 +1,7 @@
 // RpcServer is a worker's gRPC server: its services, grpc.health.v1 and reflection on one port.
 //
-// Health is tied to progress: a thread asks `serving` about every 100 ms and tells the health service, for the server
-// as a whole ("") and for each service by name.
+// Health is tied to progress: a thread asks about every 100 ms and tells grpc.health.v1. Whether the process takes work
+// ("readiness", the server as a whole "", and each service by name) and whether its loop turns ("liveness") are apart.
 //
 // Thread safety: all methods, from any thread.
 #pragma once
@@ -30,13 +30,19 @@ struct RpcServerOptions {
   int max_message_bytes = 16 << 20;
 };
 
+// Health services besides those of the server.
+inline constexpr char kLivenessService[] = "liveness";
+inline constexpr char kReadinessService[] = "readiness";
+
 class RpcServer {
  public:
-  // Services outlive the server. UNAVAILABLE naming the address if it can not be bound.
+  // Services outlive the server. Without `live` the process counts as alive. UNAVAILABLE naming the address if it can
+  // not be bound.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const RpcServerOptions& options,
                                                           const std::vector<grpc::Service*>& services,
                                                           const std::vector<std::string>& service_names,
-                                                          std::function<bool()> serving);
+                                                          std::function<bool()> serving,
+                                                          std::function<bool()> live = nullptr);
   ~RpcServer();
   RpcServer(const RpcServer&) = delete;
   RpcServer& operator=(const RpcServer&) = delete;
@@ -50,12 +56,14 @@ class RpcServer {
   void Shutdown(Duration grace);
 
  private:
-  RpcServer(std::string host, std::vector<std::string> service_names, std::function<bool()> serving);
+  RpcServer(std::string host, std::vector<std::string> service_names, std::function<bool()> serving,
+            std::function<bool()> live);
   void WatchHealth();
 
   const std::string host_;
   const std::vector<std::string> service_names_;
   const std::function<bool()> serving_;
+  const std::function<bool()> live_;
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
   std::thread health_thread_;
