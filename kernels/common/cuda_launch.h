@@ -1,0 +1,53 @@
+// Launching kernels: the CUDA runtime's errors as KernelError, and dependent launch switched on.
+//
+// Only for .cu files and host code of the CUDA backend.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <utility>
+
+#include "kernels/common/stream.h"  // KernelError
+
+namespace outrider::kernels {
+
+// cudaSuccess is kOk; memory is kOutOfMemory; anything else is minus the runtime's number.
+inline KernelError FromCuda(cudaError_t error) {
+  if (error == cudaSuccess) return KernelError::kOk;
+  if (error == cudaErrorMemoryAllocation) return KernelError::kOutOfMemory;
+  return static_cast<KernelError>(-static_cast<int>(error));
+}
+
+struct LaunchShape {
+  dim3 grid;
+  int block = 0;            // threads
+  size_t shared_bytes = 0;  // dynamic
+};
+
+#ifdef __CUDACC__
+// Raises the limit of dynamic shared memory where it is needed and starts the kernel, which may begin before the one
+// ahead of it in the stream has ended (device::WaitForEarlierKernels).
+template <typename... Parameters, typename... Arguments>
+KernelError Launch(void (*kernel)(Parameters...), const LaunchShape& shape, Stream stream, Arguments&&... arguments) {
+  if (shape.shared_bytes > 48 * 1024) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shape.shared_bytes));
+    if (error != cudaSuccess) return FromCuda(error);
+  }
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = dim3(static_cast<unsigned>(shape.block));
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return FromCuda(cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...));
+}
+#endif
+
+}  // namespace outrider::kernels

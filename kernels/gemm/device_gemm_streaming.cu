@@ -1,0 +1,228 @@
+// Products of up to 64 rows: weights stream through a ring in shared memory, one producer warp and eight warps that
+// multiply. A block owns a run of row tiles and takes two at a time past each stage of x. Recipe and its figures:
+// kernels/README.md.
+#include "kernels/common/cuda_launch.h"
+#include "kernels/gemm/device_gemm_shared.cuh"
+
+namespace outrider::kernels::device {
+namespace {
+
+constexpr int kMultiplyWarps = kNumSegments;
+constexpr int kThreads = (kMultiplyWarps + 1) * 32;
+constexpr int kStageColumns = kNumSegments * kChunkColumns;  // one chunk a warp
+constexpr int kStageTiles = kStageColumns / 16;
+constexpr int kTilesAtOnce = 2;  // row tiles
+constexpr int kTileStageBytes = kStageTiles * kTileBytes;
+// 16 bytes between rows of x in shared memory keep eight rows' reads in different banks.
+constexpr int kXRowBytes = kStageColumns * 2 + 16;
+
+// kGroups: groups of 8 rows.
+template <int kGroups>
+struct Ring {
+  static constexpr int kWeightBytes = kTilesAtOnce * kTileStageBytes;
+  static constexpr int kStageBytes = kWeightBytes + kGroups * 8 * kXRowBytes;
+  static constexpr int kReduceBytes = kNumSegments * kGroups * 128 * 4;
+  static constexpr int kBytesMax = 232448 - 128;
+  static constexpr int kFit = (kBytesMax - kReduceBytes) / kStageBytes;
+  static constexpr int kNumStages = kFit < 6 ? kFit : 6;
+  static constexpr int kBytes = kNumStages * kStageBytes + kReduceBytes + 128;
+  static_assert(kNumStages >= 2);
+};
+
+template <int kGroups, DeviceEpilogue kEpilogue>
+__global__ void __launch_bounds__(kThreads, 1) StreamingMatMul(const MatMulView view) {
+  using R = Ring<kGroups>;
+  extern __shared__ __align__(128) uint8_t shared[];
+  uint8_t* const reduce_bytes = shared + R::kNumStages * R::kStageBytes;
+  float* const reduce = reinterpret_cast<float*>(reduce_bytes);  // [segment][group][feature 16][row 8]
+  const uint32_t full = SharedAddress(reduce_bytes + R::kReduceBytes);
+  const uint32_t empty = full + R::kNumStages * 8;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+
+  // Whole pairs for gate and up, so that both halves of an output meet.
+  constexpr bool kGated = kEpilogue == DeviceEpilogue::kSiluMul;
+  constexpr int kUnit = kGated ? 2 : 1;
+  const int64_t units = view.num_row_tiles / kUnit;
+  const int first_tile = static_cast<int>(units * blockIdx.x / gridDim.x) * kUnit;
+  const int end_tile = static_cast<int>(units * (blockIdx.x + 1) / gridDim.x) * kUnit;
+  const int num_stages_of_k = (view.num_k_tiles + kStageTiles - 1) / kStageTiles;
+
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < R::kNumStages; ++i) {
+      InitBarrier(full + i * 8, 1);
+      InitBarrier(empty + i * 8, kMultiplyWarps);
+    }
+    FenceBarrierInit();
+  }
+  __syncthreads();
+  LetLaterKernelsStart();
+
+  if (warp == kMultiplyWarps) {
+    // The producer. Weights of the first turn of the ring depend on no earlier kernel; x does.
+    const auto each_stage = [&](auto visit) {
+      int i = 0;
+      for (int tile = first_tile; tile < end_tile; tile += kTilesAtOnce) {
+        for (int s = 0; s < num_stages_of_k; ++s, ++i) {
+          if (!visit(i, tile, s)) return;
+        }
+      }
+    };
+    const auto k_tiles_of = [&](int s) { return min(kStageTiles, view.num_k_tiles - s * kStageTiles); };
+    const auto copy_weights = [&](int i, int tile, int s) {
+      const uint32_t stage = i % R::kNumStages;
+      const int num_tiles = min(kTilesAtOnce, end_tile - tile), k_tiles = k_tiles_of(s);
+      if (lane == 0) {
+        ArriveExpecting(full + stage * 8, num_tiles * k_tiles * kTileBytes + view.num_rows * k_tiles * 32);
+      }
+      __syncwarp();
+      if (lane < num_tiles) {
+        const int64_t from = (static_cast<int64_t>(tile + lane) * view.num_k_tiles + s * kStageTiles) * kTileBytes;
+        CopyBulk(SharedAddress(shared + stage * R::kStageBytes + lane * kTileStageBytes), view.w + from,
+                 k_tiles * kTileBytes, full + stage * 8);
+      }
+    };
+    const auto copy_rows = [&](int i, int s) {
+      const uint32_t stage = i % R::kNumStages;
+      for (int row = lane; row < view.num_rows; row += 32) {
+        CopyBulk(SharedAddress(shared + stage * R::kStageBytes + R::kWeightBytes + row * kXRowBytes),
+                 view.x + row * view.x_stride + s * kStageColumns, k_tiles_of(s) * 32, full + stage * 8);
+      }
+    };
+    each_stage([&](int i, int tile, int s) {
+      if (i < R::kNumStages) copy_weights(i, tile, s);
+      return i < R::kNumStages;
+    });
+    WaitForEarlierKernels();
+    each_stage([&](int i, int tile, int s) {
+      if (i >= R::kNumStages) {
+        WaitBarrier(empty + i % R::kNumStages * 8, (i / R::kNumStages & 1) ^ 1);
+        copy_weights(i, tile, s);
+      }
+      copy_rows(i, s);
+      return true;
+    });
+    return;
+  }
+
+  WaitForEarlierKernels();  // the residual stream and out
+  const int g = lane / 4, t = lane % 4;
+  int i = 0;
+  for (int tile = first_tile; tile < end_tile; tile += kTilesAtOnce) {
+    const int num_tiles = min(kTilesAtOnce, end_tile - tile);
+    float acc[kTilesAtOnce][kGroups][4] = {};
+    for (int s = 0; s < num_stages_of_k; ++s, ++i) {
+      const int stage = i % R::kNumStages;
+      WaitBarrier(full + stage * 8, i / R::kNumStages & 1);
+      const uint8_t* const base = shared + stage * R::kStageBytes;
+      if (s * kStageTiles + warp * kTilesPerChunk < view.num_k_tiles) {
+        uint4 a[kTilesAtOnce][kTilesPerChunk];
+#pragma unroll
+        for (int j = 0; j < kTilesPerChunk; ++j) {
+          const uint8_t* const w = base + (warp * kTilesPerChunk + j) * kTileBytes + lane * 16;
+          a[0][j] = *reinterpret_cast<const uint4*>(w);
+          a[1][j] = *reinterpret_cast<const uint4*>(w + kTileStageBytes);
+        }
+        const uint32_t x =
+            SharedAddress(base + R::kWeightBytes + lane % 8 * kXRowBytes) + warp * kChunkColumns * 2 + lane / 8 * 16;
+#pragma unroll
+        for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+          for (int half = 0; half < kTilesPerChunk / 2; ++half) {
+            uint32_t b[4];
+            LoadMatrices4(x + group * 8 * kXRowBytes + half * 64, b);
+#pragma unroll
+            for (int n = 0; n < kTilesAtOnce; ++n) {
+              const uint4 a0 = a[n][half * 2], a1 = a[n][half * 2 + 1];
+              MmaBf16(acc[n][group], a0.x, a0.y, a0.z, a0.w, b[0], b[1]);
+              MmaBf16(acc[n][group], a1.x, a1.y, a1.z, a1.w, b[2], b[3]);
+            }
+          }
+        }
+      }
+      __syncwarp();
+      if (lane == 0) Arrive(empty + stage * 8);
+    }
+
+    // Segments ascending: warp w has segment w.
+    constexpr int kMultiplyThreads = kMultiplyWarps * 32;
+    constexpr int kOutputs = (kGroups * 128 + kMultiplyThreads - 1) / kMultiplyThreads;
+    float first_sums[kOutputs];
+#pragma unroll
+    for (int n = 0; n < kTilesAtOnce; ++n) {
+      if (n >= num_tiles) break;
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          reduce[(warp * kGroups + group) * 128 + (g + e / 2 * 8) * 8 + t * 2 + e % 2] = acc[n][group][e];
+        }
+      }
+      SyncNamed(1, kMultiplyThreads);
+#pragma unroll
+      for (int o = 0; o < kOutputs; ++o) {
+        const int output = o * kMultiplyThreads + threadIdx.x;
+        const int row = output / 16, feature = output % 16;
+        if (row >= kGroups * 8 || row >= view.num_rows) continue;
+        const float* const from = reduce + row / 8 * 128 + feature * 8 + row % 8;
+        float sum = from[0];
+#pragma unroll
+        for (int segment = 1; segment < kNumSegments; ++segment) sum += from[segment * kGroups * 128];
+        if constexpr (kGated) {
+          if (n == 0) {
+            first_sums[o] = sum;
+          } else {
+            StoreGated(view, row, tile / 2, feature, first_sums[o], sum);
+          }
+        } else {
+          StoreOutput<kEpilogue>(view, row, (tile + n) * 16 + feature, sum);
+        }
+      }
+      SyncNamed(1, kMultiplyThreads);
+    }
+  }
+}
+
+int NumMultiprocessors() {
+  static const int count = [] {
+    int device = 0, value = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device);
+    return value > 0 ? value : 1;
+  }();
+  return count;
+}
+
+template <int kGroups, DeviceEpilogue kEpilogue>
+KernelError LaunchGroups(const MatMulView& view, Stream stream) {
+  const int units = kEpilogue == DeviceEpilogue::kSiluMul ? view.num_row_tiles / 2 : view.num_row_tiles;
+  const int blocks = units < NumMultiprocessors() ? units : NumMultiprocessors();
+  return Launch(StreamingMatMul<kGroups, kEpilogue>,
+                {.grid = dim3(static_cast<unsigned>(blocks)), .block = kThreads, .shared_bytes = Ring<kGroups>::kBytes},
+                stream, view);
+}
+
+template <DeviceEpilogue kEpilogue>
+KernelError LaunchEpilogue(const MatMulView& view, Stream stream) {
+  if (view.num_rows <= 8) return LaunchGroups<1, kEpilogue>(view, stream);
+  if (view.num_rows <= 16) return LaunchGroups<2, kEpilogue>(view, stream);
+  if (view.num_rows <= 32) return LaunchGroups<4, kEpilogue>(view, stream);
+  return LaunchGroups<8, kEpilogue>(view, stream);
+}
+
+}  // namespace
+
+KernelError LaunchStreamingMatMul(const MatMulView& view, DeviceEpilogue epilogue, Stream stream) {
+  switch (epilogue) {
+    case DeviceEpilogue::kStoreBf16:
+      return LaunchEpilogue<DeviceEpilogue::kStoreBf16>(view, stream);
+    case DeviceEpilogue::kStoreF32:
+      return LaunchEpilogue<DeviceEpilogue::kStoreF32>(view, stream);
+    case DeviceEpilogue::kAddF32:
+      return LaunchEpilogue<DeviceEpilogue::kAddF32>(view, stream);
+    case DeviceEpilogue::kSiluMul:
+      return LaunchEpilogue<DeviceEpilogue::kSiluMul>(view, stream);
+  }
+  return KernelError::kInvalidShape;
+}
+
+}  // namespace outrider::kernels::device

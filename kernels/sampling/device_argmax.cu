@@ -1,0 +1,60 @@
+#include "kernels/common/cuda_device.cuh"
+#include "kernels/common/cuda_launch.h"
+#include "kernels/sampling/device_argmax.h"
+
+namespace outrider::kernels {
+namespace {
+
+constexpr int kThreads = 1024;
+
+// A logit and its id as one number that compares as the rule says: higher logit first, then lower id. NaN and plus
+// infinity come out above every finite logit.
+__device__ __forceinline__ uint64_t Key(float logit, int id) {
+  uint32_t bits = __float_as_uint(logit);
+  if (logit != logit) bits = 0x7FC00000u;
+  if (logit == 0.0f) bits = 0;  // minus zero equals zero
+  const uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+  return static_cast<uint64_t>(ordered) << 32 | (0xFFFFFFFFu - static_cast<uint32_t>(id));
+}
+
+__global__ void __launch_bounds__(kThreads) ArgMaxRows(const DeviceArgMaxArgs args) {
+  __shared__ uint64_t warp_keys[kThreads / 32];
+  device::LetLaterKernelsStart();
+  device::WaitForEarlierKernels();
+  const float* const logits = args.logits + blockIdx.x * args.logits_stride;
+  uint64_t best = 0;
+  for (int id = threadIdx.x; id < args.vocab_size; id += kThreads) {
+    const uint64_t key = Key(logits[id], id);
+    best = key > best ? key : best;
+  }
+  const auto fold = [&] {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) {
+      const uint64_t other = __shfl_xor_sync(device::kFullWarp, best, step);
+      best = other > best ? other : best;
+    }
+  };
+  fold();
+  if (threadIdx.x % 32 == 0) warp_keys[threadIdx.x / 32] = best;
+  __syncthreads();
+  if (threadIdx.x >= 32) return;
+  best = warp_keys[threadIdx.x];
+  fold();
+  if (threadIdx.x != 0) return;
+  const uint64_t lowest_good = Key(-3.402823466e+38f, 0x7FFFFFFF), highest_good = Key(3.402823466e+38f, 0);
+  args.token_ids[blockIdx.x] =
+      best < lowest_good || best > highest_good ? -1 : static_cast<int32_t>(0xFFFFFFFFu - static_cast<uint32_t>(best));
+}
+
+}  // namespace
+
+KernelError DeviceArgMax(const DeviceArgMaxArgs& args, Stream stream) {
+  if (args.num_rows < 0 || args.vocab_size < 1 || args.logits_stride < args.vocab_size) {
+    return KernelError::kInvalidShape;
+  }
+  if (args.num_rows == 0) return KernelError::kOk;
+  if (args.logits == nullptr || args.token_ids == nullptr) return KernelError::kNullPointer;
+  return Launch(ArgMaxRows, {.grid = dim3(static_cast<unsigned>(args.num_rows)), .block = kThreads}, stream, args);
+}
+
+}  // namespace outrider::kernels

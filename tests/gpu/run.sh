@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Runs every GPU test of a folder made by tests/gpu/build.sh FOLDER, on a host with a GPU, and lists each with its
+# outcome. Ends with status 1 if one failed.
+#
+#   FOLDER/run.sh [--bench] [--sanitize]
+#     --bench     the benches as well
+#     --sanitize  the tests under compute-sanitizer too: memcheck, and racecheck of what uses shared memory
+set -uo pipefail
+cd "$(dirname "$0")"
+export LD_LIBRARY_PATH=$PWD/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+bench=false
+sanitize=false
+for argument in "$@"; do
+  case "$argument" in
+    --bench) bench=true ;;
+    --sanitize) sanitize=true ;;
+    -h|--help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) echo "run: unknown argument '$argument'; see run.sh --help" >&2; exit 2 ;;
+  esac
+done
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || { echo "run: no GPU is seen by nvidia-smi" >&2; exit 2; }
+
+mkdir -p logs
+failed=0
+# run NAME COMMAND...: shows the outcome; the log of what failed.
+run() {
+  local name=$1 started=$SECONDS
+  shift
+  if "$@" > "logs/$name.log" 2>&1; then
+    printf 'PASSED  %-40s %4d s\n' "$name" $((SECONDS - started))
+  else
+    printf 'FAILED  %-40s %4d s\n' "$name" $((SECONDS - started))
+    tail -n 40 "logs/$name.log"
+    failed=$((failed + 1))
+  fi
+}
+for program in bin/*_test; do run "$(basename "$program")" "$program" --gtest_brief=1; done
+if $sanitize; then
+  for program in bin/device_*_test; do
+    # Whole suites take minutes there; agreement with the reference touches every path.
+    for tool in memcheck racecheck; do
+      run "$(basename "$program").$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 "$program" --gtest_brief=1 \
+        --gtest_filter='-*Bits*'
+    done
+  done
+fi
+if $bench; then
+  for program in bin/*_bench; do
+    run "$(basename "$program")" "$program"
+    cat "logs/$(basename "$program").log"
+  done
+fi
+echo "$failed failed"
+[ "$failed" = 0 ]
