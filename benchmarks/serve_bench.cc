@@ -1,9 +1,14 @@
 // serve_bench: what a user of a whole cluster gets, with and without drafts, in one run: a line of JSON a case.
 //
-//   bazel run -c opt //benchmarks:serve_bench -- [--ranks 1] [--repeats 5] [--prompts 20] [--max-tokens 96]
+//   bazel run -c opt //benchmarks:serve_bench -- [--workload chat] [--ranks 1] [--repeats 5] [--prompts 20]
+//                                                [--max-tokens 96]
 //
-// Cases (draft off, lookahead auto, lookahead 4; concurrency 1 and 16) take turns within each repeat, so that a machine
-// whose speed drifts drifts for all of them. Ids are compared with those of `off`: a difference ends the run.
+// Workloads: `chat`, questions answered with the shipped draft model drafting; `copy`, texts that repeat themselves,
+// with nobody drafting but the group's own n-gram source.
+//
+// Cases (draft off, lookahead auto, lookahead 4; concurrency 1 and 16) take turns within each repeat, each repeat
+// beginning with another, so that neither drift nor order favours one. Ids are compared with those of `off`: a
+// difference ends the run.
 
 #include <algorithm>
 #include <chrono>
@@ -30,6 +35,49 @@ double Quantile(std::vector<double> values, double q) {
   return values[static_cast<size_t>(q * static_cast<double>(values.size() - 1) + 0.5)];
 }
 
+std::vector<v1::GenerateRequest> ChatRequests(int num_prompts) {
+  static constexpr const char* kQuestions[] = {"What is the capital of France?",
+                                               "Explain photosynthesis in simple terms.",
+                                               "Write a short story about a fox.",
+                                               "List five uses of a paper clip.",
+                                               "How do I make pancakes?",
+                                               "What is machine learning?",
+                                               "Describe the water cycle.",
+                                               "Give me tips for a job interview.",
+                                               "Who was Marie Curie?",
+                                               "Write a poem about the sea."};
+  std::vector<v1::GenerateRequest> requests(num_prompts);
+  for (int i = 0; i < num_prompts; ++i) {
+    auto* message = requests[i].add_messages();
+    message->set_role("user");
+    message->set_content(std::string(kQuestions[i % 10]) + (i >= 10 ? " Be brief." : ""));
+  }
+  return requests;
+}
+
+// A made-up record, twice and begun a third time: what a model does with logs, tables and code that it edits.
+std::vector<v1::GenerateRequest> CopyRequests(int num_prompts) {
+  static constexpr const char* kThings[] = {"river",  "lamp",   "violin", "copper",
+                                            "garden", "ticket", "harbor", "winter"};
+  std::vector<v1::GenerateRequest> requests(num_prompts);
+  for (int i = 0; i < num_prompts; ++i) {
+    std::string record;
+    for (int line = 0; line < 8; ++line) {
+      record += "- item " + std::to_string(100 * i + 7 * line) + ": the " + kThings[(i + 3 * line) % 8] + " and the " +
+                kThings[(i + 5 * line + 1) % 8] + ", " + std::to_string(3 + line) + " pieces\n";
+    }
+    requests[i].set_prompt("Original:\n" + record + "\nExact copy:\n" + record + "\nExact copy:\n");
+  }
+  return requests;
+}
+
+const char* TextFlag(int argc, char** argv, const char* name, const char* fallback) {
+  for (int i = 1; i + 1 < argc; ++i) {
+    if (std::strcmp(argv[i], name) == 0) return argv[i + 1];
+  }
+  return fallback;
+}
+
 int Flag(int argc, char** argv, const char* name, int fallback) {
   for (int i = 1; i + 1 < argc; ++i) {
     if (std::strcmp(argv[i], name) == 0) return std::atoi(argv[i + 1]);
@@ -50,34 +98,27 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "serve_bench: no target model; run deploy/setup.sh model\n");
     return 1;
   }
+  const std::string workload = TextFlag(argc, argv, "--workload", "chat");
+  const bool copies = workload == "copy";
+  if (!copies && workload != "chat") {
+    std::fprintf(stderr, "serve_bench: --workload '%s' is neither chat nor copy\n", workload.c_str());
+    return 2;
+  }
+  if (copies) options.draft_model.clear();
   const auto cluster = StartCluster(options);
   if (cluster == nullptr) return 1;
 
-  static constexpr const char* kQuestions[] = {"What is the capital of France?",
-                                               "Explain photosynthesis in simple terms.",
-                                               "Write a short story about a fox.",
-                                               "List five uses of a paper clip.",
-                                               "How do I make pancakes?",
-                                               "What is machine learning?",
-                                               "Describe the water cycle.",
-                                               "Give me tips for a job interview.",
-                                               "Who was Marie Curie?",
-                                               "Write a poem about the sea."};
-  std::vector<v1::GenerateRequest> requests;
-  for (int i = 0; i < num_prompts; ++i) {
-    v1::GenerateRequest request;
-    auto* message = request.add_messages();
-    message->set_role("user");
-    message->set_content(std::string(kQuestions[i % 10]) + (i >= 10 ? " Be brief." : ""));
+  std::vector<v1::GenerateRequest> requests = copies ? CopyRequests(num_prompts) : ChatRequests(num_prompts);
+  for (v1::GenerateRequest& request : requests) {
     request.set_temperature(0);
     request.set_max_tokens(max_tokens);
-    requests.push_back(request);
   }
   std::vector<Case> cases = {{"off", false, -1, 1},  {"auto", true, -1, 1},  {"lookahead 4", true, 4, 1},
                              {"off", false, -1, 16}, {"auto", true, -1, 16}, {"lookahead 4", true, 4, 16}};
   std::vector<std::vector<int32_t>> expected;
   for (int repeat = -1; repeat < repeats; ++repeat) {  // -1 warms up
-    for (Case& c : cases) {
+    for (size_t i = 0; i < cases.size(); ++i) {
+      Case& c = cases[(i + static_cast<size_t>(repeat + 1)) % cases.size()];
       for (auto& request : requests) {
         request.set_draft(c.draft);
         request.set_lookahead(c.lookahead);
@@ -119,6 +160,7 @@ int Main(int argc, char** argv) {
     for (int i = 0; i < repeats; ++i) ratios.push_back(c.tokens_per_second[i] / off.tokens_per_second[i]);
     nlohmann::ordered_json json;
     json["bench"] = "serve";
+    json["workload"] = workload;
     json["case"] = c.name;
     json["concurrency"] = c.concurrency;
     json["ranks"] = ranks;

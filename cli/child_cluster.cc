@@ -24,23 +24,25 @@ constexpr size_t kMaxLineBytes = 4096;
 constexpr int kStopBoundMs = 20000;
 
 std::vector<std::string> ServeArguments(const ClusterOptions& options) {
-  return {"outrider",
-          "serve",
-          options.model,
-          absl::StrCat("--draft-model=", options.draft_model),
-          absl::StrCat("--tensor-parallel-size=", options.tensor_parallel_size),
-          absl::StrCat("--groups=", options.groups),
-          absl::StrCat("--draft-workers=", options.draft_workers),
-          absl::StrCat("--device=", options.device),
-          absl::StrCat("--numerics=", options.numerics),
-          absl::StrCat("--lookahead=", options.lookahead),
-          absl::StrCat("--threads=", options.threads),
-          absl::StrCat("--max-model-len=", options.max_model_len),
-          absl::StrCat("--kv-cache-bytes=", options.kv_cache_bytes),
-          absl::StrCat("--max-sequences=", options.max_sequences),
-          absl::StrCat("--host=", options.host),
-          absl::StrCat("--grpc-port=", options.grpc_port),
-          absl::StrCat("--metrics-port=", options.metrics_port)};
+  std::vector<std::string> arguments = {"outrider",
+                                        "serve",
+                                        options.model,
+                                        absl::StrCat("--tensor-parallel-size=", options.tensor_parallel_size),
+                                        absl::StrCat("--groups=", options.groups),
+                                        absl::StrCat("--draft-workers=", options.draft_workers),
+                                        absl::StrCat("--device=", options.device),
+                                        absl::StrCat("--numerics=", options.numerics),
+                                        absl::StrCat("--lookahead=", options.lookahead),
+                                        absl::StrCat("--threads=", options.threads),
+                                        absl::StrCat("--max-model-len=", options.max_model_len),
+                                        absl::StrCat("--kv-cache-bytes=", options.kv_cache_bytes),
+                                        absl::StrCat("--max-sequences=", options.max_sequences),
+                                        absl::StrCat("--host=", options.host),
+                                        absl::StrCat("--grpc-port=", options.grpc_port),
+                                        absl::StrCat("--metrics-port=", options.metrics_port)};
+  // Left out if empty: `--draft-model=` takes the next argument for its value.
+  if (!options.draft_model.empty()) arguments.push_back(absl::StrCat("--draft-model=", options.draft_model));
+  return arguments;
 }
 
 }  // namespace

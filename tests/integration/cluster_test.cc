@@ -99,6 +99,22 @@ TEST(Cluster, RestartsAGroupWhoseRankIsKilledAndServesTheSameIds) {
   }
 }
 
+TEST(Cluster, ServesWithoutADraftModelAndDraftsFromItsOwnText) {
+  ClusterOptions options = TestCluster();
+  options.draft_model.clear();
+  const auto cluster = StartCluster(options);
+  ASSERT_NE(cluster, nullptr);
+  v1::GenerateRequest request = TestRequest(0, /*greedy=*/true, kMaxTokens);
+  request.set_prompt("one two three four five one two three four five one two three four five one two");
+  request.set_draft(false);
+  const auto plain = Generate(*cluster, {request});
+  request.set_draft(true);
+  request.set_lookahead(4);
+  const auto drafted = Generate(*cluster, {request});
+  EXPECT_EQ(Ids(drafted), Ids(plain));
+  EXPECT_GT(drafted[0].choices[0].finished.usage().accepted_tokens(), 0);
+}
+
 TEST(Cluster, NothingOutlivesServeKilledByForce) {
   const auto cluster = StartCluster(TestCluster());
   ASSERT_NE(cluster, nullptr);
