@@ -32,6 +32,8 @@ class ChildWatch {
   void Heard(Answer answer, TimePoint now);
 
   bool Hangs() const { return hangs_; }
+  // It has said something good at least once: it is past its start.
+  bool answered() const { return answered_; }
   // It has been ready without a break since then; nothing while it is not.
   std::optional<TimePoint> ready_since() const { return ready_since_; }
 

@@ -9,7 +9,8 @@ namespace outrider {
 
 ClusterPages::ClusterPages(const std::vector<UnitPlan>& units, const Supervisor& supervisor)
     : supervisor_(supervisor),
-      hangs_(registry_.AddCounter("process_hangs_total", "Processes that were killed because they hung.")) {
+      hangs_(registry_.AddCounter("process_hangs_total", "Processes that were killed because they hung.")),
+      crashes_(registry_.AddCounter("process_crashes_total", "Units that ended other than in order, hangs included.")) {
   for (const UnitPlan& unit : units) {
     restarts_.emplace(unit.name, registry_.AddCounter("unit_restarts_total", "Times a unit was started again.",
                                                       {{"unit", unit.name}}));
@@ -47,6 +48,7 @@ Page ClusterPages::Metrics() {
     restarts.Add(count - restarts.value());
   }
   hangs_.Add(supervisor_.num_hangs() - hangs_.value());
+  crashes_.Add(supervisor_.num_crashes() - crashes_.value());
   pages[0] = {{{"process", "serve"}}, registry_.ToText()};
   return {.body = MergeMetrics(pages), .content_type = kMetricsContentType};
 }

@@ -48,6 +48,7 @@ class ClusterPages {
   std::vector<Process> processes_;
   std::map<std::string, Counter> restarts_;  // by unit
   Counter hangs_;
+  Counter crashes_;
   std::atomic<bool> ready_{false};
 };
 

@@ -146,6 +146,7 @@ absl::Status Supervisor::StartUnit(Unit& unit) {
   unit.ending = false;
   unit.kill_at.reset();
   unit.well_since.reset();
+  unit.was_ready = unit.crashed = false;
   const pid_t parent = ::getpid();
   for (const ProcessPlan& process : unit.plan.processes) {
     // Everything the child needs is made here: between fork and exec it may only make system calls.
@@ -184,7 +185,10 @@ absl::Status Supervisor::OnUnitEnded(Unit& unit, bool usage_error) {
   const TimePoint now = std::chrono::steady_clock::now();
   const bool is_watched = std::any_of(unit.plan.processes.begin(), unit.plan.processes.end(),
                                       [](const ProcessPlan& process) { return !process.health_address.empty(); });
-  const Duration delay = unit.policy.OnExit(is_watched ? unit.well_since.value_or(now) : unit.started, now);
+  const Duration delay = unit.was_ready && !unit.crashed
+                             ? kRestartDelayMin
+                             : unit.policy.OnExit(is_watched ? unit.well_since.value_or(now) : unit.started, now);
+  num_crashes_ += unit.crashed;
   if (!ready_ && (usage_error || unit.policy.num_early_exits() >= options_.max_early_exits)) {
     return absl::UnavailableError(
         absl::StrCat(unit.plan.name, " can not be started: ", unit.last_exit, "; its log above says why"));
@@ -204,7 +208,12 @@ absl::Status Supervisor::Reap() {
       if (it == unit.alive.end()) continue;
       if (!unit.ending) unit.last_exit = absl::StrCat(it->second.name, " ", DescribeExit(status));
       const bool usage_error = !unit.ending && WIFEXITED(status) && WEXITSTATUS(status) == kExitUsage;
-      if (stopping_ && status != 0) bad_stops_.push_back(absl::StrCat(it->second.name, " ", DescribeExit(status)));
+      unit.crashed |= status != 0;
+      // Who was told to end before it could heed it did as it was told.
+      const bool was_starting = !it->second.health_address.empty() && !it->second.watch.answered() &&
+                                WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM;
+      if (stopping_ && status != 0 && !was_starting)
+        bad_stops_.push_back(absl::StrCat(it->second.name, " ", DescribeExit(status)));
       unit.alive.erase(it);
       if (stopping_) break;
       if (!unit.ending && !unit.alive.empty()) {
@@ -247,6 +256,7 @@ void Supervisor::LookAtChildren(TimePoint now) {
       child->second.watch.Heard(heard.first, heard.second);
       if (!child->second.watch.Hangs()) continue;
       ++num_hangs_;
+      unit.crashed = true;
       LogWarning(child->second.name, " hangs: its health page has said nothing good for too long; ", unit.plan.name,
                  " is killed");
       unit.last_exit = absl::StrCat(child->second.name, " hung");
@@ -265,6 +275,7 @@ void Supervisor::LookAtChildren(TimePoint now) {
       if (ready_since) well_since = std::max(well_since.value_or(*ready_since), *ready_since);
     }
     unit.well_since = all_ready ? well_since : std::nullopt;
+    unit.was_ready |= unit.well_since.has_value();
   }
   prober_->Watch(std::move(watched));
 }

@@ -1,9 +1,10 @@
 // Supervisor starts child processes, starts them again when they end, and takes all of them down with itself.
 //
 // A unit is a set of processes that live and die together (the ranks of a group): when one ends, the others are killed
-// and all start anew, after a delay that grows while they keep ending (restart_policy.h). A child dies when its
-// supervisor does, by whatever cause (PR_SET_PDEATHSIG), so nothing outlives a kill -9. A unit one of whose processes
-// hangs (child_watch.h, by its health page) is killed and started anew like one that ended.
+// and all start anew, after a delay that grows while they keep ending (restart_policy.h). One that was ready and ended
+// in order, as after SIGTERM, starts again without growing it. A child dies when its supervisor does, by whatever cause
+// (PR_SET_PDEATHSIG), so nothing outlives a kill -9. A unit one of whose processes hangs (child_watch.h, by its health
+// page) is killed and started anew like one that ended.
 //
 // Thread safety: Add and Run from one thread, which must live as long as the children; the others from any.
 #pragma once
@@ -66,6 +67,8 @@ class Supervisor {
   // How often units were started again, and how often one was killed because a process of it hung.
   int num_restarts() const { return num_restarts_; }
   int num_hangs() const { return num_hangs_; }
+  // Units that ended other than in order (all processes with code 0), hangs included.
+  int num_crashes() const { return num_crashes_; }
   // By unit.
   std::map<std::string, int> Restarts() const;
   // Run's loop turns.
@@ -90,6 +93,8 @@ class Supervisor {
     std::optional<TimePoint> kill_at;  // and is killed then
     // Since when all of it that is watched is ready, as of the last look; nothing while it is not.
     std::optional<TimePoint> well_since;
+    bool was_ready = false;  // since it was started
+    bool crashed = false;    // a process of it ended with other than 0, or hung
     std::string last_exit;
   };
   class Prober;
@@ -113,6 +118,7 @@ class Supervisor {
   std::atomic<bool> ready_{false};
   std::atomic<int> num_restarts_{0};
   std::atomic<int> num_hangs_{0};
+  std::atomic<int> num_crashes_{0};
   std::atomic<int64_t> turned_at_ns_{0};
   mutable Mutex mu_;
   std::map<std::string, int> restarts_ ABSL_GUARDED_BY(mu_);

@@ -29,6 +29,13 @@ struct GroupUsage {
   float kv_cache_used_ratio = 0;  // blocks of live sequences
 };
 
+// A group's stream to a draft worker, as the group measures it.
+struct DraftLinkView {
+  std::string worker_id;
+  uint64_t incarnation = 0;
+  double round_trip_ms = 0;
+};
+
 struct GroupView {
   std::string id;
   uint64_t incarnation = 0;
@@ -44,6 +51,7 @@ struct GroupView {
   bool held = false;       // refused or failed something; nothing new until its next heartbeat
   bool suspect = false;    // its heartbeats are late; chosen only if nobody else can
   GroupLoad own;           // of this router's open attempts
+  std::vector<DraftLinkView> draft_links;  // also to workers that it was paired with before and that live
   GroupLoad foreign;       // what its last heartbeat told beyond `own` of then: the load of other routers
 
   bool usable() const { return serving && connected && !draining; }
@@ -74,6 +82,7 @@ struct DraftWorkerView {
   std::string tokenizer_fingerprint;
   int max_sequences = 0;
   bool draining = false;
+  double queue_ms = 0;  // what waits there takes so long, by its own speed; smoothed over heartbeats
 };
 
 struct ClusterSnapshot {

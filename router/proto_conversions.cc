@@ -213,6 +213,13 @@ absl::Status FromProto(const v1::LaneFailed& failed) {
 
 GroupReport ToGroupReport(const v1::HeartbeatRequest& request) {
   const v1::TargetGroupStatus& status = request.target_group();
+  std::vector<DraftLinkView> links;
+  for (const v1::DraftLinkStatus& link : status.draft_links()) {
+    if (links.size() >= kMaxDraftLinks) break;
+    links.push_back({.worker_id = link.worker_id(),
+                     .incarnation = link.incarnation(),
+                     .round_trip_ms = static_cast<double>(link.round_trip_ms())});
+  }
   return {.who = IdentityOf(request),
           .model = {.model = status.model(), .tokenizer_fingerprint = status.tokenizer_fingerprint()},
           .numerics_id = status.numerics_id(),
@@ -224,7 +231,8 @@ GroupReport ToGroupReport(const v1::HeartbeatRequest& request) {
                    .num_tokens = ToInt64(status.outstanding_tokens())},
           .usage = {.sequences_running = ToInt(status.sequences_running()),
                     .sequences_waiting = ToInt(status.sequences_waiting()),
-                    .kv_cache_used_ratio = status.kv_cache_used_ratio()}};
+                    .kv_cache_used_ratio = status.kv_cache_used_ratio()},
+          .draft_links = std::move(links)};
 }
 
 DraftWorkerReport ToDraftWorkerReport(const v1::HeartbeatRequest& request) {
@@ -232,7 +240,9 @@ DraftWorkerReport ToDraftWorkerReport(const v1::HeartbeatRequest& request) {
   return {.who = IdentityOf(request),
           .model = status.model(),
           .tokenizer_fingerprint = status.tokenizer_fingerprint(),
-          .max_sequences = ToInt(status.max_sequences())};
+          .max_sequences = ToInt(status.max_sequences()),
+          .num_queued_tokens = ToInt(status.queued_tokens()),
+          .tokens_per_second = static_cast<double>(status.tokens_per_second())};
 }
 
 absl::StatusOr<text::TokenizerDefinition> FromProto(v1::TokenizerDefinition&& definition) {

@@ -35,6 +35,30 @@ View& FindOrInsert(std::vector<View>& views, const std::string& id, bool& is_new
   return *it;
 }
 
+// Weight of the newest heartbeat in a draft worker's queue time, and the most that one may say.
+constexpr double kQueueGain = 0.2;
+constexpr double kQueueMsMax = 10'000;
+
+double QueueMs(const DraftWorkerReport& report) {
+  if (!(report.tokens_per_second > 0) || report.num_queued_tokens <= 0) return 0;
+  return std::min(kQueueMsMax, 1000.0 * report.num_queued_tokens / report.tokens_per_second);
+}
+
+// Takes in what a group measured now; what it measured before of workers that it has left stays.
+void UpdateLinks(const std::vector<DraftLinkView>& reported, std::vector<DraftLinkView>& links) {
+  for (size_t i = 0; i < reported.size() && i < kMaxDraftLinks; ++i) {
+    const DraftLinkView& link = reported[i];
+    if (link.worker_id.empty() || link.worker_id.size() > kMaxNameBytes || !(link.round_trip_ms > 0)) continue;
+    const auto known = std::find_if(links.begin(), links.end(),
+                                    [&](const DraftLinkView& other) { return other.worker_id == link.worker_id; });
+    if (known != links.end()) {
+      *known = link;
+    } else if (links.size() < kMaxDraftLinks) {
+      links.push_back(link);
+    }
+  }
+}
+
 }  // namespace
 
 absl::Status WorkerRegistry::CheckIdentity(const WorkerIdentity& who, absl::string_view role,
@@ -108,6 +132,11 @@ absl::StatusOr<HeartbeatNews> WorkerRegistry::Heartbeat(const GroupReport& repor
   group.serving = report.serving;
   group.held = false;
   group.suspect = false;
+  UpdateLinks(report.draft_links, group.draft_links);
+  if (now - paired_at_ >= kPairingInterval) {
+    pairing_is_due_ = true;
+    paired_at_ = now;
+  }
   group.foreign = {.num_lanes = std::max<int64_t>(0, report.load.num_lanes - group.own.num_lanes),
                    .num_tokens = std::max<int64_t>(0, report.load.num_tokens - group.own.num_tokens)};
   Remember(report.who, group_incarnations_);
@@ -155,6 +184,8 @@ absl::StatusOr<HeartbeatNews> WorkerRegistry::Heartbeat(const DraftWorkerReport&
   worker.model = report.model;
   worker.tokenizer_fingerprint = report.tokenizer_fingerprint;
   worker.max_sequences = report.max_sequences;
+  if (news == HeartbeatNews::kRestarted) worker.queue_ms = 0;
+  worker.queue_ms += kQueueGain * (QueueMs(report) - worker.queue_ms);
   Remember(report.who, draft_incarnations_);
   draft_detector_.Heard(report.who.id, now);
   return news;
@@ -179,6 +210,12 @@ std::vector<LostWorker> WorkerRegistry::Expire(TimePoint now) {
     draft_detector_.Forget(worker.id);
     return true;
   });
+  for (const LostWorker& worker : lost) {
+    if (worker.is_group) continue;
+    for (GroupView& group : snapshot_.groups) {
+      std::erase_if(group.draft_links, [&](const DraftLinkView& link) { return link.worker_id == worker.id; });
+    }
+  }
   if (!lost.empty()) pairing_is_old_ = true;
   return lost;
 }
@@ -239,9 +276,10 @@ int WorkerRegistry::max_model_len() const {
 }
 
 std::vector<const DraftWorkerView*> WorkerRegistry::DraftWorkersOf(const std::string& group_id) {
-  if (pairing_is_old_) {
-    pairing_ = PairDraftWorkers(snapshot_, pairing_, options_.draft_workers_per_group);
-    pairing_is_old_ = false;
+  if (pairing_is_old_ || pairing_is_due_) {
+    const int max_moves = pairing_is_old_ ? static_cast<int>(kMaxWorkers) : 1;
+    pairing_ = PairDraftWorkers(snapshot_, pairing_, options_.draft_workers_per_group, max_moves);
+    pairing_is_old_ = pairing_is_due_ = false;
   }
   std::vector<const DraftWorkerView*> workers;
   const auto ids = pairing_.find(group_id);

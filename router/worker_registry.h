@@ -47,6 +47,7 @@ struct GroupReport {
   bool serving = false;
   GroupLoad load;  // lanes running and waiting, outstanding tokens; of all routers
   GroupUsage usage;
+  std::vector<DraftLinkView> draft_links;
 };
 
 struct DraftWorkerReport {
@@ -54,7 +55,14 @@ struct DraftWorkerReport {
   std::string model;
   std::string tokenizer_fingerprint;
   int max_sequences = 0;
+  int num_queued_tokens = 0;
+  double tokens_per_second = 0;  // 0: not measured yet
 };
+
+// Draft links of one group that are looked at.
+inline constexpr size_t kMaxDraftLinks = 64;
+// Pairs of draft workers are looked at this often for what is measured, and one is moved at most.
+inline constexpr Duration kPairingInterval = std::chrono::seconds(10);
 
 // What a heartbeat changed.
 enum class HeartbeatNews : uint8_t {
@@ -131,7 +139,9 @@ class WorkerRegistry {
   // The last incarnation that said it drains, of those in group_incarnations_.
   absl::flat_hash_map<std::string, uint64_t> drained_;
   DraftPairing pairing_;
-  bool pairing_is_old_ = false;
+  bool pairing_is_old_ = false;  // workers or groups came or went
+  bool pairing_is_due_ = false;  // measurements may say better by now
+  TimePoint paired_at_{};
 };
 
 }  // namespace outrider::router

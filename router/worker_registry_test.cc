@@ -129,6 +129,37 @@ TEST(WorkerRegistry, PairsDraftWorkersAsTheyComeAndGo) {
   EXPECT_TRUE(registry.DraftWorkersOf("a").empty());
 }
 
+TEST(WorkerRegistry, PairsByWhatGroupsAndDraftWorkersMeasureButSeldomMoves) {
+  WorkerRegistry registry = Make();
+  ASSERT_TRUE(registry.Heartbeat(Draft("x"), kStart).ok());
+  ASSERT_TRUE(registry.Heartbeat(Draft("y"), kStart).ok());
+  ASSERT_TRUE(registry.Heartbeat(Group("a"), kStart).ok());
+  ASSERT_EQ(registry.DraftWorkersOf("a")[0]->id, "x");
+  GroupReport report = Group("a");
+  report.draft_links = {{.worker_id = "x", .incarnation = 1, .round_trip_ms = 80}};
+  // Not before it is time to look again.
+  ASSERT_TRUE(registry.Heartbeat(report, kStart + milliseconds(500)).ok());
+  EXPECT_EQ(registry.DraftWorkersOf("a")[0]->id, "x");
+  ASSERT_TRUE(registry.Heartbeat(report, kStart + kPairingInterval).ok());
+  EXPECT_EQ(registry.DraftWorkersOf("a")[0]->id, "y");
+  // What it measured of x is remembered, so that it does not go back and forth.
+  report.draft_links = {{.worker_id = "y", .incarnation = 1, .round_trip_ms = 20}};
+  for (int i = 2; i < 5; ++i) {
+    ASSERT_TRUE(registry.Heartbeat(report, kStart + i * kPairingInterval).ok());
+    EXPECT_EQ(registry.DraftWorkersOf("a")[0]->id, "y");
+  }
+  // A queue that lasts moves it, one of a moment does not.
+  DraftWorkerReport busy = Draft("y");
+  busy.num_queued_tokens = 100;
+  busy.tokens_per_second = 500;
+  ASSERT_TRUE(registry.Heartbeat(busy, kStart).ok());
+  ASSERT_TRUE(registry.Heartbeat(report, kStart + 5 * kPairingInterval).ok());
+  EXPECT_EQ(registry.DraftWorkersOf("a")[0]->id, "y");
+  for (int i = 0; i < 10; ++i) ASSERT_TRUE(registry.Heartbeat(busy, kStart).ok());
+  ASSERT_TRUE(registry.Heartbeat(report, kStart + 6 * kPairingInterval).ok());
+  EXPECT_EQ(registry.DraftWorkersOf("a")[0]->id, "x");
+}
+
 TEST(WorkerRegistry, RefusesHeartbeatsThatSayNothingUsable) {
   WorkerRegistry registry = Make();
   const auto code = [&](GroupReport report) { return registry.Heartbeat(report, kStart).status().code(); };

@@ -55,6 +55,7 @@ absl::Status RunDraft(const v1::DraftConfig& config) {
   load_options.num_threads = ResolveThreads(config.threads(), 1);
   load_options.max_model_len = static_cast<int>(config.max_model_len());
   ASSIGN_OR_RETURN(const std::unique_ptr<LoadedModel> model, LoadModel(config.model(), load_options));
+  ASSIGN_OR_RETURN(const bool run_ahead, ResolveRunAhead(config.run_ahead()));
   const int block_size = static_cast<int>(config.block_size());
   const int max_sequences = static_cast<int>(config.max_sequences());
   const int max_step_tokens = static_cast<int>(config.max_step_tokens());
@@ -78,7 +79,8 @@ absl::Status RunDraft(const v1::DraftConfig& config) {
                    .block_size = block_size,
                    .num_blocks = num_blocks,
                    .max_step_tokens = max_step_tokens,
-                   .lease = std::chrono::milliseconds(config.lease_ms())},
+                   .lease = std::chrono::milliseconds(config.lease_ms()),
+                   .run_ahead = run_ahead},
                   *runner, clock, metrics);
   DraftService service({.draft_id = config.worker_id(),
                         .incarnation = incarnation,
@@ -86,7 +88,8 @@ absl::Status RunDraft(const v1::DraftConfig& config) {
                         .tokenizer_fingerprint = fingerprint,
                         .vocab_size = model->config().vocab_size,
                         .max_model_len = model->max_model_len(),
-                        .max_sequences = max_sequences},
+                        .max_sequences = max_sequences,
+                        .runs_ahead = run_ahead},
                        drafter, metrics);
   ASSIGN_OR_RETURN(
       const std::unique_ptr<RpcServer> server,

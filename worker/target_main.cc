@@ -264,6 +264,12 @@ absl::Status RunLeader(const v1::TargetConfig& config, TerminationWatcher& termi
     status->set_sequences_waiting(static_cast<uint32_t>(load.num_waiting));
     status->set_outstanding_tokens(static_cast<uint64_t>(load.num_outstanding_tokens));
     status->set_kv_cache_used_ratio(load.kv_used_ratio);
+    for (const DraftLink::Status& link : draft_connections.Statuses()) {
+      v1::DraftLinkStatus* const told = status->add_draft_links();
+      told->set_worker_id(link.worker_id);
+      told->set_incarnation(link.incarnation);
+      told->set_round_trip_ms(static_cast<float>(link.round_trip_ms));
+    }
     return request;
   };
   health.Set([&] { return engine.IsHealthy(step_timeout) ? "" : "a turn of the engine does not end"; },

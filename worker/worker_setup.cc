@@ -1,5 +1,7 @@
 #include "worker/worker_setup.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <limits>
 #include <thread>
@@ -97,6 +99,15 @@ int ResolveMaxStepTokens(uint32_t max_step_tokens, uint32_t max_sequences) {
   return std::max(kMaxStepTokensAuto, static_cast<int>(max_sequences));
 }
 
+absl::StatusOr<bool> ResolveRunAhead(const std::string& run_ahead) {
+  if (run_ahead == "on") return true;
+  if (run_ahead == "off") return false;
+  if (run_ahead != "auto") {
+    return absl::InvalidArgumentError(absl::StrCat("run_ahead is '", run_ahead, "'; it may be auto, on or off"));
+  }
+  return ResolveThreads(0, 1) < static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN));
+}
+
 std::string ResolveMetricsHost(const std::string& metrics_host, const std::string& host, bool has_metrics_port) {
   if (metrics_host.rfind("unix:", 0) == 0) return metrics_host;
   if (!has_metrics_port) return "";
@@ -163,6 +174,7 @@ absl::Status Validate(const v1::DraftConfig& config) {
   RETURN_IF_ERROR(CheckRange("max_model_len", config.max_model_len(), 0, kMaxModelLenMax));
   RETURN_IF_ERROR(CheckRange("max_sequences", config.max_sequences(), 1, kMaxSequencesMax));
   RETURN_IF_ERROR(CheckRange("max_step_tokens", config.max_step_tokens(), 1, kMaxStepTokensMax));
+  RETURN_IF_ERROR(ResolveRunAhead(config.run_ahead()).status());
   RETURN_IF_ERROR(CheckRange("lease_ms", config.lease_ms(), 100, 24 * 3600 * 1000));
   RETURN_IF_ERROR(CheckRange("drain_timeout_ms", config.drain_timeout_ms(), 0, 24 * 3600 * 1000));
   return absl::OkStatus();

@@ -25,6 +25,9 @@ absl::StatusOr<int> ParseLookahead(const std::string& lookahead);
 // 0: all cores of this machine that the process may use, divided by `num_shares`; at least 1.
 int ResolveThreads(uint32_t threads, uint32_t num_shares);
 
+// auto: whether this process may use some of the machine's cores and not all.
+absl::StatusOr<bool> ResolveRunAhead(const std::string& run_ahead);
+
 // Comma-separated HOST:PORT or unix:PATH; blanks around them and empty ones are left out.
 std::vector<std::string> SplitAddresses(const std::string& addresses);
 

@@ -50,7 +50,14 @@ DraftSequence::CommitOutcome DraftSequence::Commit(int first_position, absl::Spa
 
 void DraftSequence::WantDraft(int lookahead) {
   wants_draft_ = lookahead > 0;
+  ahead_ = false;
   lookahead_ = std::max(0, lookahead);
+}
+
+void DraftSequence::DraftAhead() {
+  CHECK(!wants_draft_);
+  wants_draft_ = ahead_ = true;
+  lookahead_ = 2 * lookahead_ + 1;
 }
 
 int DraftSequence::LongestDraft() const {

@@ -49,7 +49,13 @@ class DraftSequence {
   // Asks for a draft of `lookahead` tokens after the committed ones; 0 asks for none.
   void WantDraft(int lookahead);
 
+  // Asks, after the last draft was taken, to draft on as if all of it and one token more were accepted: a path from the
+  // same base that covers the next draft too. Anything asked for, or a commit, ends it. REQUIRES: !wants_draft().
+  void DraftAhead();
+
   bool wants_draft() const { return wants_draft_; }
+  // What is wanted was not asked for.
+  bool drafts_ahead() const { return wants_draft_ && ahead_; }
   // The draft that is wanted is as long as it can be: asked length, an end token, the context or max_tokens.
   bool draft_is_ready() const;
   // Positions to compute before the next draft token; >= 1 while a draft is wanted and not ready.
@@ -89,6 +95,7 @@ class DraftSequence {
   bool draft_ended_ = false;  // its last token ends the sequence
   int num_computed_ = 0;
   bool wants_draft_ = false;
+  bool ahead_ = false;
   int lookahead_ = 0;
   SequenceId mirror_;
   bool needs_start_ = true;

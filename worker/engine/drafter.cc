@@ -244,8 +244,12 @@ void Drafter::Want(const Key& key, Entry& entry, int64_t lookahead, TimePoint no
   if (!entry.sequence.wants_draft()) return;
   entry.asked = now;
   if (entry.order != 0) return;  // keeps its place
+  Enqueue(key, entry, wanting_);
+}
+
+void Drafter::Enqueue(const Key& key, Entry& entry, std::vector<Wanting>& wanting) {
   entry.order = ++last_order_;
-  wanting_.push_back({key, entry.order});
+  wanting.push_back({key, entry.order});
 }
 
 void Drafter::Forget(const Key& key) {
@@ -288,12 +292,13 @@ StepPlan Drafter::PlanStep(std::vector<Planned>& planned) {
   // Drafts first; a share is kept for those that catch up, so that they are not held back for good.
   const bool any_long = std::any_of(wanting_.begin(), wanting_.end(), [&](const Wanting& item) {
     const Entry* entry = FindWanting(item);
-    return entry != nullptr && !is_short(*entry);
+    return entry != nullptr && !is_short(*entry) && !entry->sequence.drafts_ahead();
   });
   const int kept = any_long ? std::min(kCatchUpTokensBesideDrafts, options_.max_step_tokens / 4) : 0;
   for (const Wanting& item : wanting_) {
     Entry* const entry = FindWanting(item);
     if (entry == nullptr || !is_short(*entry) || entry->sequence.num_tokens_to_compute() == 0) continue;
+    if (entry->sequence.drafts_ahead()) continue;
     const int num_tokens = std::min(entry->sequence.num_tokens_to_compute(), budget - kept);
     if (num_tokens <= 0) break;
     if (PlanSpan(item.key, *entry, num_tokens, plan, planned)) budget -= num_tokens;
@@ -301,9 +306,17 @@ StepPlan Drafter::PlanStep(std::vector<Planned>& planned) {
   if (!planned.empty()) budget = std::min(budget, kCatchUpTokensBesideDrafts);
   for (const Wanting& item : wanting_) {
     Entry* const entry = FindWanting(item);
-    if (entry == nullptr || is_short(*entry)) continue;
+    if (entry == nullptr || is_short(*entry) || entry->sequence.drafts_ahead()) continue;
     const int num_tokens = std::min(entry->sequence.num_tokens_to_compute(), budget);
     if (num_tokens <= 0) break;
+    if (PlanSpan(item.key, *entry, num_tokens, plan, planned)) budget -= num_tokens;
+  }
+  // What nobody asked for goes last, and only with what is in the cache already.
+  for (const Wanting& item : wanting_) {
+    Entry* const entry = FindWanting(item);
+    if (entry == nullptr || !entry->sequence.drafts_ahead() || !is_short(*entry)) continue;
+    const int num_tokens = entry->sequence.num_tokens_to_compute();
+    if (num_tokens == 0 || num_tokens > budget) continue;
     if (PlanSpan(item.key, *entry, num_tokens, plan, planned)) budget -= num_tokens;
   }
   if (planned.empty()) return {};
@@ -345,7 +358,8 @@ bool Drafter::ReserveBlocks(Entry& entry, int num_positions) {
   while (free_blocks_.size() + entry.blocks.size() < num_blocks) {
     Entry* const victim = FindVictim(entry);
     if (victim == nullptr) return false;
-    if (victim->sequence.wants_draft()) metrics_.Dropped(DrafterDropReason::kNoKvBlocks);
+    if (victim->sequence.wants_draft() && !victim->sequence.drafts_ahead())
+      metrics_.Dropped(DrafterDropReason::kNoKvBlocks);
     metrics_.KvDropped();
     DropKv(*victim);
   }
@@ -363,7 +377,7 @@ Drafter::Entry* Drafter::FindVictim(const Entry& entry) {
   Entry* later = nullptr;
   for (const auto& [key, other] : sequences_) {
     if (other->blocks.empty() || other->step == last_step_ || other.get() == &entry) continue;
-    if (!other->sequence.wants_draft()) {
+    if (!other->sequence.wants_draft() || other->sequence.drafts_ahead()) {
       if (idle == nullptr || other->heard < idle->heard) idle = other.get();
     } else if (other->order > entry.order) {
       if (later == nullptr || other->order > later->order) later = other.get();
@@ -406,9 +420,19 @@ void Drafter::CollectReady(TimePoint now) {
     }
     entry->order = 0;
     if (!entry->sequence.wants_draft()) continue;
-    metrics_.Proposed(now - entry->asked);
+    const bool was_ahead = entry->sequence.drafts_ahead();
+    if (was_ahead) {
+      metrics_.ProposedAhead();
+    } else {
+      metrics_.Proposed(now - entry->asked);
+    }
+    DraftPath path = entry->sequence.TakeDraft();
+    const bool goes_on = options_.run_ahead && !was_ahead && !path.tokens.empty();
     outgoing_[item.key.client].push_back(
-        {.sequence = item.key.sequence, .epoch = entry->sequence.epoch(), .path = entry->sequence.TakeDraft()});
+        {.sequence = item.key.sequence, .epoch = entry->sequence.epoch(), .path = std::move(path)});
+    if (!goes_on) continue;
+    entry->sequence.DraftAhead();
+    Enqueue(item.key, *entry, still_wanting);
   }
   wanting_ = std::move(still_wanting);
 }
@@ -417,7 +441,9 @@ void Drafter::PublishLoad() {
   DrafterLoad load;
   load.num_sequences = static_cast<int>(sequences_.size());
   for (const Wanting& item : wanting_) {
-    if (const Entry* entry = FindWanting(item)) load.num_queued_tokens += entry->sequence.num_tokens_to_compute();
+    const Entry* const entry = FindWanting(item);
+    if (entry == nullptr || entry->sequence.drafts_ahead()) continue;
+    load.num_queued_tokens += entry->sequence.num_tokens_to_compute();
   }
   load.tokens_per_second = static_cast<float>(tokens_per_second_);
   load.kv_used_ratio = 1.0f - static_cast<float>(free_blocks_.size()) / static_cast<float>(options_.num_blocks);

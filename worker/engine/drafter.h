@@ -2,8 +2,9 @@
 // answers each commit that asks for a draft with one path of the draft model's own tokens under the sequence's noise.
 //
 // All drafts of all groups advance together, one token a step; a long prompt is caught up in chunks beside them, so it
-// holds nobody's draft back. Everything a target says is taken with distrust: what is out of range or does not fit is
-// dropped and counted by reason, and answered by silence.
+// holds nobody's draft back. With run_ahead, what nobody asked for yet goes in what room is left. Everything a target
+// says is taken with distrust: what is out of range or does not fit is dropped and counted by reason, and answered by
+// silence.
 //
 // KV memory is a cache: when blocks run out, the sequences longest unheard of give theirs up and are computed again
 // from their tokens at their next commit. A sequence unheard of for `lease` is forgotten.
@@ -88,6 +89,9 @@ class Drafter {
     int num_blocks = 0;
     int max_step_tokens = 0;
     Duration lease{};
+    // Draft on after each answer, beside what is asked for: hides the next draft where all of one is accepted, and
+    // computes in vain where not. For a drafter with cores of its own.
+    bool run_ahead = false;
   };
   // A client's batches that wait to be taken, at most: RESOURCE_EXHAUSTED beyond. Its reader keeps within it.
   static constexpr int kMaxWaitingBatches = 8;
@@ -160,6 +164,8 @@ class Drafter {
   bool PlanSpan(const Key& key, Entry& entry, int num_tokens, StepPlan& plan, std::vector<Planned>& planned);
   bool ReserveBlocks(Entry& entry, int num_positions);
   Entry* FindVictim(const Entry& entry);
+  // Notes that the entry wants a draft, behind all that want one already.
+  void Enqueue(const Key& key, Entry& entry, std::vector<Wanting>& wanting);
   void ApplyResult(const StepResult& result, const std::vector<Planned>& planned, Duration elapsed);
   void CollectReady(TimePoint now);
   void PublishLoad();

@@ -24,6 +24,8 @@ DrafterMetrics::DrafterMetrics(MetricsRegistry& registry)
       computed_tokens_(registry.AddCounter("drafter_computed_tokens_total", "Positions the draft model computed.")),
       drafted_tokens_(registry.AddCounter("drafter_tokens_total", "Tokens drafted.")),
       proposals_(registry.AddCounter("drafter_proposals_total", "Proposals made.")),
+      proposals_ahead_(
+          registry.AddCounter("drafter_proposals_ahead_total", "Proposals made before anybody asked for them.")),
       answer_seconds_(registry.AddHistogram("drafter_answer_seconds", "From a commit that asks for a draft to it.",
                                             ExponentialBuckets(1e-4, 2, 16))),
       kv_dropped_(registry.AddCounter("drafter_kv_dropped_total", "Sequences whose KV made room for others.")),

@@ -43,6 +43,7 @@ class DrafterMetrics {
     proposals_.Add();
     answer_seconds_.Observe(std::chrono::duration<double>(since_asked).count());
   }
+  void ProposedAhead() { proposals_ahead_.Add(); }
   void KvDropped() { kv_dropped_.Add(); }
   void LoadIs(int num_sequences, double kv_used_ratio);
 
@@ -53,6 +54,7 @@ class DrafterMetrics {
   Counter computed_tokens_;
   Counter drafted_tokens_;
   Counter proposals_;
+  Counter proposals_ahead_;
   Histogram answer_seconds_;
   Counter kv_dropped_;
   Gauge sequences_;

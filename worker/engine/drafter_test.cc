@@ -29,14 +29,16 @@ class RecordingClient final : public DraftClient {
 
 class DrafterTest : public testing::Test {
  protected:
-  explicit DrafterTest(int num_blocks = 64) : backend_({.vocab_size = kVocabSize, .num_blocks = num_blocks}) {
+  explicit DrafterTest(int num_blocks = 64, bool run_ahead = false)
+      : backend_({.vocab_size = kVocabSize, .num_blocks = num_blocks}) {
     Drafter::Options options{.vocab_size = kVocabSize,
                              .max_model_len = 128,
                              .max_sequences = 4,
                              .block_size = 4,
                              .num_blocks = num_blocks,
                              .max_step_tokens = 64,
-                             .lease = std::chrono::seconds(10)};
+                             .lease = std::chrono::seconds(10),
+                             .run_ahead = run_ahead};
     drafter_ = std::make_unique<Drafter>(options, backend_, clock_, metrics_);
     client_ = std::make_shared<RecordingClient>();
     id_ = *drafter_->Attach(client_);
@@ -102,6 +104,43 @@ TEST_F(DrafterTest, AnswersAnOpenWithADraft) {
   EXPECT_EQ(client_->received[0].path.base_position, 3);
   EXPECT_EQ(client_->received[0].path.tokens, Draft({1, 2, 3}, 4));
   EXPECT_EQ(client_->num_batches_taken, 1);
+}
+
+class DrafterThatRunsAheadTest : public DrafterTest {
+ protected:
+  DrafterThatRunsAheadTest() : DrafterTest(/*num_blocks=*/64, /*run_ahead=*/true) {}
+};
+
+TEST_F(DrafterThatRunsAheadTest, ProposesTheNextDraftTooBeforeItIsAskedFor) {
+  Post({OpenOf(9, {1, 2, 3}, 4)});
+  Settle();
+  ASSERT_EQ(client_->received.size(), 2u);
+  EXPECT_EQ(client_->received[0].path.tokens, Draft({1, 2, 3}, 4));
+  // The same base: four tokens, the one after them, and four more.
+  EXPECT_EQ(client_->received[1].path.base_position, 3);
+  EXPECT_EQ(client_->received[1].path.tokens, Draft({1, 2, 3}, 9));
+  // All was accepted: what is asked for now is there without a step, and it goes on from it.
+  const int num_steps = backend_.num_steps();
+  Post({CommitOf(9, 3, Draft({1, 2, 3}, 5), 4)});
+  Turn();
+  ASSERT_GE(client_->received.size(), 3u);
+  EXPECT_EQ(client_->received[2].path.base_position, 8);
+  EXPECT_EQ(client_->received[2].path.tokens,
+            std::vector<TokenId>(client_->received[1].path.tokens.begin() + 5, client_->received[1].path.tokens.end()));
+  EXPECT_LE(backend_.num_steps(), num_steps + 1);
+  Settle();
+  ASSERT_EQ(client_->received.size(), 4u);
+  EXPECT_EQ(client_->received[3].path.tokens.size(), 9u);
+}
+
+TEST_F(DrafterThatRunsAheadTest, LeavesTheWrongWayAtTheNextCommit) {
+  Post({OpenOf(9, {1, 2, 3}, 4)});
+  Settle();
+  Post({CommitOf(9, 3, {77}, 2)});
+  Settle();
+  ASSERT_GE(client_->received.size(), 3u);
+  EXPECT_EQ(client_->received[2].path.base_position, 4);
+  EXPECT_EQ(client_->received[2].path.tokens, Draft({1, 2, 3, 77}, 2));
 }
 
 TEST_F(DrafterTest, DrainsByTakingNothingNewUntilItsClientsHaveLeft) {

@@ -35,6 +35,8 @@ EngineMetrics::EngineMetrics(MetricsRegistry& registry)
       sequences_running_(registry.AddGauge("sequences_running", "Sequences that are computed.")),
       sequences_waiting_(registry.AddGauge("sequences_waiting", "Sequences that wait to be computed.")),
       kv_cache_used_ratio_(registry.AddGauge("kv_cache_used_ratio", "KV blocks of live sequences, of all.")),
+      kv_cache_cached_ratio_(
+          registry.AddGauge("kv_cache_cached_ratio", "KV blocks known to the prefix cache, of all.")),
       preempted_(registry.AddCounter("sequences_preempted_total", "Sequences paused since blocks ran out.")),
       prefix_hit_tokens_(registry.AddCounter("prefix_cache_hit_tokens_total", "Prompt tokens found in the cache.")),
       steps_(registry.AddCounter("steps_total", "Steps.")),
@@ -84,10 +86,11 @@ void EngineMetrics::StepTook(const StepPlan& plan, Duration elapsed) {
   step_seconds_[computes_prompt ? 0 : verifies ? 2 : 1].Observe(Seconds(elapsed));
 }
 
-void EngineMetrics::Snapshot(int num_running, int num_waiting, double kv_used_ratio) {
+void EngineMetrics::Snapshot(int num_running, int num_waiting, double kv_used_ratio, double kv_cached_ratio) {
   sequences_running_.Set(num_running);
   sequences_waiting_.Set(num_waiting);
   kv_cache_used_ratio_.Set(kv_used_ratio);
+  kv_cache_cached_ratio_.Set(kv_cached_ratio);
 }
 
 void EngineMetrics::Totals(const SchedulerStats& scheduler, const DraftStats& drafts) {

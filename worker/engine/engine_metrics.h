@@ -35,7 +35,7 @@ class EngineMetrics {
   void NextTokens(int count, Duration since_last);
   void StepTook(const StepPlan& plan, Duration elapsed);
   void SlowReaderCut() { slow_readers_.Add(); }
-  void Snapshot(int num_running, int num_waiting, double kv_used_ratio);
+  void Snapshot(int num_running, int num_waiting, double kv_used_ratio, double kv_cached_ratio);
   // Totals since the start; what grew since the last call is counted.
   void Totals(const SchedulerStats& scheduler, const DraftStats& drafts);
 
@@ -53,6 +53,7 @@ class EngineMetrics {
   Gauge sequences_running_;
   Gauge sequences_waiting_;
   Gauge kv_cache_used_ratio_;
+  Gauge kv_cache_cached_ratio_;
   Counter preempted_;
   Counter prefix_hit_tokens_;
   Counter steps_;

@@ -305,8 +305,9 @@ void TargetEngine::Publish() {
   load.num_waiting = scheduler_.num_waiting();
   load.num_outstanding_tokens = scheduler_.num_queued_tokens();
   load.kv_used_ratio = static_cast<float>(kv.num_used_blocks()) / static_cast<float>(kv.num_blocks());
+  load.kv_cached_ratio = static_cast<float>(kv.num_cached_blocks()) / static_cast<float>(kv.num_blocks());
   load.num_sources = static_cast<int>(sources_.size());
-  metrics_.Snapshot(load.num_running, load.num_waiting, load.kv_used_ratio);
+  metrics_.Snapshot(load.num_running, load.num_waiting, load.kv_used_ratio, load.kv_cached_ratio);
   metrics_.Totals(scheduler_.stats(), draft_planner_.stats());
   MutexLock lock(mu_);
   load_ = load;

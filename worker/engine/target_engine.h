@@ -42,8 +42,9 @@ struct EngineLoad {
   int num_running = 0;
   int num_waiting = 0;
   int64_t num_outstanding_tokens = 0;
-  float kv_used_ratio = 0;  // blocks of live sequences
-  int num_sources = 0;      // draft sources other than the in-process one
+  float kv_used_ratio = 0;    // blocks of live sequences
+  float kv_cached_ratio = 0;  // blocks that the prefix cache knows, of live sequences or of none
+  int num_sources = 0;        // draft sources other than the in-process one
 };
 
 class TargetEngine {
@@ -81,8 +82,9 @@ class TargetEngine {
   // Turns are taken, or the loop sleeps since it has nothing to do: no turn has lasted for `patience`.
   bool IsHealthy(Duration patience) const;
 
-  // For tests.
+  // For tests, by the thread that takes turns or once it has ended.
   const Scheduler& scheduler() const { return scheduler_; }
+  const DraftStats& draft_stats() const { return draft_planner_.stats(); }
 
  private:
   struct Lane {

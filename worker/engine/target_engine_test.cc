@@ -327,6 +327,46 @@ TEST(TargetEngine, GoesOnWithoutADraftWorkerThatFallsSilent) {
   EXPECT_GT(f.Of(1).usage.accepted_tokens, 0);
 }
 
+TEST(TargetEngine, ADraftWorkerThatFallsSilentCostsASequenceOneBoundedWait) {
+  constexpr int kNumSequences = 4;
+  constexpr double kWaitMs = 50;
+  Fixture f({.lookahead = 4, .draft_wait_ms_max = kWaitMs});
+  auto owned = std::make_unique<HashSource>();
+  HashSource* const source = owned.get();
+  ASSERT_TRUE(f.inbox.Post(AttachSourceEvent{"draft", std::move(owned)}).ok());
+  for (uint64_t id = 0; id < kNumSequences; ++id) {
+    ASSERT_TRUE(f.Submit(id, {1, 2, static_cast<TokenId>(id)}, Fixture::Params(60)).ok());
+  }
+  for (int i = 0; i < 8; ++i) f.Turn();
+  source->silent = true;
+  const TimePoint silent_since = f.clock.Now();
+  const int64_t waits_before = f.engine->scheduler().stats().num_draft_misses;
+  f.Settle();
+  // Nothing else takes time here: each sequence waited once, at most so long, then went on without.
+  EXPECT_LE(ToMillis(f.clock.Now() - silent_since), kNumSequences * kWaitMs + 0.1);
+  EXPECT_LE(f.engine->scheduler().stats().num_draft_misses - waits_before, kNumSequences);
+  for (uint64_t id = 0; id < kNumSequences; ++id) {
+    EXPECT_EQ(f.Of(id).tokens, Fixture::Expected({1, 2, static_cast<TokenId>(id)}, Fixture::Params(60)));
+  }
+}
+
+TEST(TargetEngine, SourcesComeAndGoInMidRequestAndTheNextIsUsed) {
+  Fixture f({.lookahead = 4});
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(150)).ok());
+  int64_t rounds = 0;
+  for (int life = 0; life < 5; ++life) {
+    const std::string name = "draft-" + std::to_string(life);
+    ASSERT_TRUE(f.inbox.Post(AttachSourceEvent{name, std::make_unique<HashSource>()}).ok());
+    for (int i = 0; i < 8; ++i) f.Turn();
+    EXPECT_GT(f.engine->scheduler().stats().num_rounds, rounds) << life;
+    rounds = f.engine->scheduler().stats().num_rounds;
+    ASSERT_TRUE(f.inbox.Post(DetachSourceEvent{name}).ok());
+    f.Turn();
+  }
+  f.Settle();
+  EXPECT_EQ(f.Of(1).tokens, Fixture::Expected({1, 2, 3}, Fixture::Params(150)));
+}
+
 TEST(TargetEngine, WaitsNoLongerForADraftWorkerThatIsLost) {
   Fixture f({.lookahead = 4, .draft_wait_ms_max = 60'000});
   auto owned = std::make_unique<HashSource>();

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "proto/cluster.grpc.pb.h"
+#include "proto/draft.grpc.pb.h"
 #include "worker/engine/testing/hash_backend.h"
 #include "worker/rpc/draft_link.h"
 #include "worker/rpc/draft_service.h"
@@ -25,6 +26,7 @@ class HashDraftWorker {
  public:
   HashDraftWorker(const std::string& host, const std::string& fingerprint)
       : service_({.draft_id = "draft-3",
+                  .incarnation = 40,
                   .model = "tiny",
                   .tokenizer_fingerprint = fingerprint,
                   .vocab_size = kVocabSize,
@@ -64,13 +66,14 @@ class HashDraftWorker {
 
 class DraftLinkTest : public testing::Test {
  protected:
-  std::shared_ptr<DraftLink> Start() {
+  std::shared_ptr<DraftLink> Start(uint64_t worker_incarnation = 0) {
     return DraftLink::Start({.address = host_,
                              .target_id = "target-7",
                              .model = "target model",
                              .tokenizer_fingerprint = "abc",
                              .vocab_size = kVocabSize,
                              .max_lookahead = 8,
+                             .worker_incarnation = worker_incarnation,
                              .wake =
                                  [this] {
                                    std::lock_guard<std::mutex> lock(mu_);
@@ -143,6 +146,61 @@ TEST_F(DraftLinkTest, CountsAPeerThatDoesNotMatch) {
   const auto link = Start();
   Await([&] { return metrics_.refusals.value() > 0; });
   EXPECT_EQ(link->connection(), 0u);
+  link->Stop();
+}
+
+TEST_F(DraftLinkTest, MeasuresTheRoundTripAndTellsWhoIsThere) {
+  HashDraftWorker worker(host_, "abc");
+  const auto link = Start(40);
+  Await([&] { return link->status().round_trip_ms > 0; });
+  EXPECT_EQ(link->status().worker_id, "draft-3");
+  EXPECT_EQ(link->status().incarnation, 40u);
+  EXPECT_TRUE(link->status().connected);
+  link->Stop();
+}
+
+TEST_F(DraftLinkTest, RefusesAWorkerOfAPastLife) {
+  HashDraftWorker worker(host_, "abc");
+  const auto link = Start(41);
+  Await([&] { return metrics_.refusals.value() > 0; });
+  EXPECT_EQ(link->connection(), 0u);
+  link->Stop();
+}
+
+// Says hello and then nothing any more, like a process that was stopped.
+class SilentDraftWorker final : public v1::Draft::Service {
+ public:
+  explicit SilentDraftWorker(const std::string& host) {
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort(host, grpc::InsecureServerCredentials());
+    builder.RegisterService(this);
+    server_ = builder.BuildAndStart();
+  }
+  ~SilentDraftWorker() override { server_->Shutdown(std::chrono::system_clock::now()); }
+
+  grpc::Status Connect(grpc::ServerContext*,
+                       grpc::ServerReaderWriter<v1::DraftEvents, v1::DraftCommands>* stream) override {
+    v1::DraftEvents events;
+    events.mutable_hello()->set_protocol_version(1);
+    events.mutable_hello()->set_tokenizer_fingerprint("abc");
+    events.mutable_hello()->set_vocab_size(kVocabSize);
+    stream->Write(events);
+    v1::DraftCommands commands;
+    while (stream->Read(&commands)) {
+    }
+    return grpc::Status::OK;
+  }
+
+ private:
+  std::unique_ptr<grpc::Server> server_;
+};
+
+TEST_F(DraftLinkTest, GivesUpAPeerThatSaysNothingAnyMore) {
+  SilentDraftWorker worker(host_);
+  const auto link = Start();
+  Await([&] { return link->connection() != 0; });
+  Await([&] { return link->connection() == 0; });
+  EXPECT_EQ(metrics_.connections_lost.value(), 1);
   link->Stop();
 }
 

@@ -33,9 +33,12 @@ class DraftConnections {
   void Assign(const google::protobuf::RepeatedPtrField<v1::DraftAssignment>& assignments);
 
   int num_connected() const;
+  // Of those that have a peer.
+  std::vector<DraftLink::Status> Statuses() const;
 
  private:
-  void Add(const std::string& name, const std::string& address) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Add(const std::string& name, const std::string& address, uint64_t incarnation)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const DraftLink::Options target_;
   Inbox& inbox_;

@@ -24,9 +24,13 @@ constexpr int64_t kMaxOutgoingTokens = 1 << 20;
 // Proposals that wait for the engine's turn.
 constexpr size_t kMaxIncomingProposals = 8192;
 constexpr size_t kMaxAsked = 65536;
+constexpr size_t kMaxWorkerIdBytes = 256;
 // A peer that says nothing for so long (it tells its load twice a second) is asked by a ping whether it lives.
 constexpr int kKeepaliveMs = 5000;
 constexpr int kKeepaliveTimeoutMs = 2000;
+
+// Weight of the newest round trip in what is told of it.
+constexpr double kRoundTripGain = 0.2;
 
 int64_t NumTokens(const v1::DraftCommandBatch& batch) {
   int64_t count = 0;
@@ -74,10 +78,17 @@ class DraftLink::Call final : public grpc::ClientBidiReactor<v1::DraftCommands, 
     StartWrite(&request_);
   }
 
-  grpc::Status AwaitEnd() {
+  void WritePing(uint64_t id) {
+    request_.mutable_ping()->set_id(id);
+    StartWrite(&request_);
+  }
+
+  // The end, or nothing at `deadline`.
+  std::optional<grpc::Status> AwaitEndUntil(TimePoint deadline) {
     MutexLock lock(mu_);
-    while (!status_) done_.Wait(mu_);
-    return *status_;
+    while (!status_ && done_.WaitUntil(mu_, deadline)) {
+    }
+    return status_;
   }
 
  private:
@@ -90,8 +101,13 @@ class DraftLink::Call final : public grpc::ClientBidiReactor<v1::DraftCommands, 
       }
       return RemoveHold();
     }
+    {
+      MutexLock lock(link_.mu_);
+      link_.heard_ = std::chrono::steady_clock::now();
+    }
     if (response_.has_hello()) link_.OnHello(response_.hello());
     if (response_.has_batch()) link_.OnBatch(response_.batch());
+    if (response_.has_pong()) link_.OnPong(response_.pong());
     response_.Clear();
     StartRead(&response_);
   }
@@ -170,16 +186,18 @@ bool DraftLink::RunConnection() {
     MutexLock lock(mu_);
     if (stopped_) return false;
     writing_ = true;  // the hello
+    heard_ = std::chrono::steady_clock::now();
     call.emplace(*this, *stub);
     call_ = &*call;
   }
-  const grpc::Status status = call->AwaitEnd();
+  Watch(*call);
+  const grpc::Status status = *call->AwaitEndUntil(TimePoint::max());
   bool answered;
   bool refused;
   {
     MutexLock lock(mu_);
     answered = connection_ != 0;
-    refused = !objection_.empty() || status.error_code() == grpc::StatusCode::FAILED_PRECONDITION;
+    refused = (!answered && !objection_.empty()) || status.error_code() == grpc::StatusCode::FAILED_PRECONDITION;
     const std::string trouble = !objection_.empty() ? objection_
                                 : status.ok()       ? std::string("it closed the stream")
                                                     : status.error_message();
@@ -188,6 +206,8 @@ bool DraftLink::RunConnection() {
       last_trouble_ = trouble;
     }
     connection_ = 0;
+    status_ = Status();
+    ping_due_ = false;
     objection_.clear();
     outgoing_.Clear();
     num_outgoing_tokens_ = 0;
@@ -203,10 +223,37 @@ bool DraftLink::RunConnection() {
   return answered;
 }
 
+void DraftLink::Watch(Call& call) {
+  TimePoint looked = std::chrono::steady_clock::now();
+  while (!call.AwaitEndUntil(looked + kDraftPingInterval)) {
+    const TimePoint now = std::chrono::steady_clock::now();
+    MutexLock lock(mu_);
+    if (call_ == nullptr) {  // it is ending
+      looked = now;
+      continue;
+    }
+    // Who stood still itself judges nobody by what it could not hear.
+    if (now - looked > kDraftSilenceMax / 2) heard_ = now;
+    looked = now;
+    if (now - heard_ > kDraftSilenceMax && objection_.empty()) {
+      objection_ =
+          absl::StrCat("it said nothing for more than ", static_cast<int64_t>(ToMillis(kDraftSilenceMax)), " ms");
+      call_->Cancel();
+    }
+    if (connection_ == 0) continue;
+    ping_due_ = true;
+    WriteNext();
+  }
+}
+
 std::string DraftLink::Objection(const v1::DraftHello& hello) const {
   if (hello.protocol_version() != kDraftProtocolVersion) {
     return absl::StrCat("it speaks version ", hello.protocol_version(), " of the draft protocol, this target ",
                         kDraftProtocolVersion);
+  }
+  if (hello.incarnation() < options_.worker_incarnation) {
+    return absl::StrCat("it is of a past life: incarnation ", hello.incarnation(), ", the router named ",
+                        options_.worker_incarnation);
   }
   if (hello.tokenizer_fingerprint() != options_.tokenizer_fingerprint ||
       hello.vocab_size() != static_cast<uint32_t>(options_.vocab_size)) {
@@ -227,6 +274,12 @@ void DraftLink::OnHello(const v1::DraftHello& hello) {
       return call_->Cancel();
     }
     connection_ = ++last_connection_;
+    status_ = {.connected = true,
+               .runs_ahead = hello.runs_ahead(),
+               .worker_id = hello.draft_id().substr(0, kMaxWorkerIdBytes),
+               .incarnation = hello.incarnation()};
+    ping_due_ = true;
+    WriteNext();
     last_trouble_.clear();
   }
   metrics_.connections.Add();
@@ -257,6 +310,22 @@ void DraftLink::OnBatch(const v1::DraftEventBatch& batch) {
   options_.wake();
 }
 
+void DraftLink::OnPong(const v1::Pong& pong) {
+  const TimePoint now = std::chrono::steady_clock::now();
+  MutexLock lock(mu_);
+  if (connection_ == 0 || pong.id() != last_ping_ || pinged_ == TimePoint{}) return;
+  const double round_trip_ms = ToMillis(now - pinged_);
+  pinged_ = TimePoint{};
+  status_.round_trip_ms = status_.round_trip_ms == 0
+                              ? round_trip_ms
+                              : status_.round_trip_ms + kRoundTripGain * (round_trip_ms - status_.round_trip_ms);
+}
+
+DraftLink::Status DraftLink::status() const {
+  MutexLock lock(mu_);
+  return status_;
+}
+
 uint64_t DraftLink::connection() const {
   MutexLock lock(mu_);
   return connection_;
@@ -284,7 +353,14 @@ void DraftLink::Send(v1::DraftCommandBatch batch, const std::vector<SequenceId>&
 }
 
 void DraftLink::WriteNext() {
-  if (writing_ || call_ == nullptr || outgoing_.commands().empty()) return;
+  if (writing_ || call_ == nullptr) return;
+  if (ping_due_) {
+    ping_due_ = false;
+    writing_ = true;
+    pinged_ = std::chrono::steady_clock::now();
+    return call_->WritePing(++last_ping_);
+  }
+  if (outgoing_.commands().empty()) return;
   writing_ = true;
   call_->Write(std::exchange(outgoing_, {}));
   num_outgoing_tokens_ = 0;

@@ -2,6 +2,9 @@
 // commands out and proposals in, and connects again with back-off when the stream is lost. Its own thread does the
 // connecting; nothing in it blocks a caller but Stop.
 //
+// A peer is pinged kDraftPingInterval apart; one that says nothing for kDraftSilenceMax stands still, and its stream is
+// given up like one that was lost. A peer of an older life than the router named is refused.
+//
 // Both directions are bounded. What does not fit, or has no peer to go to, is dropped and counted; the draft session
 // notices a silence and opens its sequence anew.
 //
@@ -26,6 +29,9 @@ namespace outrider {
 
 // What a target group's draft streams count, all links together. The round trip is that of the wire and the draft
 // worker, from a command that asks to its proposal's arrival.
+inline constexpr Duration kDraftPingInterval = std::chrono::milliseconds(250);
+inline constexpr Duration kDraftSilenceMax = std::chrono::milliseconds(1500);
+
 struct DraftLinkMetrics {
   explicit DraftLinkMetrics(MetricsRegistry& registry);
   Histogram round_trip_seconds;
@@ -47,6 +53,8 @@ class DraftLink : public std::enable_shared_from_this<DraftLink> {
     std::string tokenizer_fingerprint;
     int vocab_size = 0;
     int max_lookahead = 0;
+    // Of the draft worker, at least; 0: any.
+    uint64_t worker_incarnation = 0;
     // Called when proposals came, or the connection did or went; may not block.
     std::function<void()> wake;
   };
@@ -62,6 +70,15 @@ class DraftLink : public std::enable_shared_from_this<DraftLink> {
   // 0 while there is no peer; another number for each connection.
   uint64_t connection() const;
   const std::string& address() const { return options_.address; }
+  // Who the peer says it is, and what is measured; connected is false while there is none.
+  struct Status {
+    bool connected = false;
+    bool runs_ahead = false;
+    std::string worker_id;
+    uint64_t incarnation = 0;
+    double round_trip_ms = 0;  // 0: not measured yet
+  };
+  Status status() const;
 
   // Sends one batch, or drops it. `asking` are the sequences that were asked for a draft in it.
   void Send(v1::DraftCommandBatch batch, const std::vector<SequenceId>& asking);
@@ -78,6 +95,9 @@ class DraftLink : public std::enable_shared_from_this<DraftLink> {
   std::string Objection(const v1::DraftHello& hello) const;
   void OnHello(const v1::DraftHello& hello);
   void OnBatch(const v1::DraftEventBatch& batch);
+  void OnPong(const v1::Pong& pong);
+  // Pings when it is time; gives up a peer that is silent. Returns when the call is over.
+  void Watch(Call& call);
   void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const Options options_;
@@ -95,6 +115,11 @@ class DraftLink : public std::enable_shared_from_this<DraftLink> {
   int64_t num_outgoing_tokens_ ABSL_GUARDED_BY(mu_) = 0;
   std::vector<DraftSource::Proposal> incoming_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<SequenceId, TimePoint> asked_ ABSL_GUARDED_BY(mu_);
+  Status status_ ABSL_GUARDED_BY(mu_);
+  TimePoint heard_ ABSL_GUARDED_BY(mu_){};
+  bool ping_due_ ABSL_GUARDED_BY(mu_) = false;
+  uint64_t last_ping_ ABSL_GUARDED_BY(mu_) = 0;
+  TimePoint pinged_ ABSL_GUARDED_BY(mu_){};
   std::string objection_ ABSL_GUARDED_BY(mu_);     // of this end, to the peer of this connection
   std::string last_trouble_ ABSL_GUARDED_BY(mu_);  // that was logged
 };

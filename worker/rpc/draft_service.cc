@@ -34,8 +34,10 @@ class DraftService::Call final : public ServerStream<v1::DraftCommands, v1::Draf
         return OnHello(request.hello());
       case v1::DraftCommands::kBatch:
         return OnBatch(request.batch());
+      case v1::DraftCommands::kPing:
+        return OnPing(request.ping());
       case v1::DraftCommands::HELLO_OR_BATCH_NOT_SET:
-        return Finish(Refusal(grpc::StatusCode::INVALID_ARGUMENT, "a frame is neither hello nor batch"));
+        return Finish(Refusal(grpc::StatusCode::INVALID_ARGUMENT, "a frame is neither hello nor batch nor ping"));
     }
   }
 
@@ -43,6 +45,10 @@ class DraftService::Call final : public ServerStream<v1::DraftCommands, v1::Draf
     MutexLock lock(client_->mu);
     if (client_->hello) {
       *response->mutable_hello() = *std::exchange(client_->hello, std::nullopt);
+      return true;
+    }
+    if (client_->pong) {
+      response->mutable_pong()->set_id(*std::exchange(client_->pong, std::nullopt));
       return true;
     }
     if (client_->proposals.empty() && !client_->load) return false;
@@ -102,6 +108,7 @@ class DraftService::Call final : public ServerStream<v1::DraftCommands, v1::Draf
     std::optional<v1::DraftHello> hello ABSL_GUARDED_BY(mu);
     std::vector<DraftProposal> proposals ABSL_GUARDED_BY(mu);
     std::optional<DrafterLoad> load ABSL_GUARDED_BY(mu);
+    std::optional<uint64_t> pong ABSL_GUARDED_BY(mu);  // of several pings the last is answered
     int num_waiting_batches ABSL_GUARDED_BY(mu) = 0;
     bool reading_paused ABSL_GUARDED_BY(mu) = false;
   };
@@ -109,6 +116,13 @@ class DraftService::Call final : public ServerStream<v1::DraftCommands, v1::Draf
   void OnHello(const v1::TargetHello& hello) {
     if (id_) return Finish(Refusal(grpc::StatusCode::INVALID_ARGUMENT, "a second hello"));
     if (grpc::Status status = service_.Check(hello); !status.ok()) return Finish(std::move(status));
+    std::vector<std::shared_ptr<Call>> ended;
+    const auto self = std::static_pointer_cast<Call>(shared_from_this());
+    if (grpc::Status status = service_.Enter(hello, self, ended); !status.ok()) return Finish(std::move(status));
+    for (const std::shared_ptr<Call>& call : ended) {
+      call->Finish(Refusal(grpc::StatusCode::FAILED_PRECONDITION,
+                           absl::StrCat("target ", hello.target_id(), " has begun a new life")));
+    }
     {
       MutexLock lock(client_->mu);
       client_->call = this;
@@ -120,11 +134,22 @@ class DraftService::Call final : public ServerStream<v1::DraftCommands, v1::Draf
       client_->hello->set_vocab_size(static_cast<uint32_t>(service_.options_.vocab_size));
       client_->hello->set_max_model_len(static_cast<uint32_t>(service_.options_.max_model_len));
       client_->hello->set_max_sequences(static_cast<uint32_t>(service_.options_.max_sequences));
+      client_->hello->set_runs_ahead(service_.options_.runs_ahead);
     }
     const auto id = service_.drafter_.Attach(client_);
     if (!id.ok()) return Finish(ToGrpcStatus(id.status()));
     id_ = *id;
     LogInfo("target ", hello.target_id(), " connected");
+    Write();
+    Read();
+  }
+
+  void OnPing(const v1::Ping& ping) {
+    if (!id_) return Finish(Refusal(grpc::StatusCode::INVALID_ARGUMENT, "a ping before the hello"));
+    {
+      MutexLock lock(client_->mu);
+      client_->pong = ping.id();
+    }
     Write();
     Read();
   }
@@ -167,6 +192,34 @@ DraftService::DraftService(Options options, Drafter& drafter, DrafterMetrics& me
 
 grpc::ServerBidiReactor<v1::DraftCommands, v1::DraftEvents>* DraftService::Connect(grpc::CallbackServerContext*) {
   return Call::Open(std::make_shared<Call>(*this));
+}
+
+grpc::Status DraftService::Enter(const v1::TargetHello& hello, const std::shared_ptr<Call>& call,
+                                 std::vector<std::shared_ptr<Call>>& ended) {
+  MutexLock lock(mu_);
+  const auto prune = [](TargetLife& life) {
+    std::erase_if(life.calls, [](const std::weak_ptr<Call>& known) { return known.expired(); });
+    return life.calls.empty();
+  };
+  for (auto target = targets_.begin(); targets_.size() >= kMaxTargets && target != targets_.end();) {
+    target = prune(target->second) ? targets_.erase(target) : std::next(target);
+  }
+  TargetLife& life = targets_[hello.target_id()];
+  prune(life);
+  if (hello.incarnation() < life.incarnation) {
+    return Refusal(grpc::StatusCode::FAILED_PRECONDITION,
+                   absl::StrCat("target ", hello.target_id(), " is of a past life: incarnation ", hello.incarnation(),
+                                ", ", life.incarnation, " is known"));
+  }
+  if (hello.incarnation() > life.incarnation) {
+    for (const std::weak_ptr<Call>& known : life.calls) {
+      if (std::shared_ptr<Call> past = known.lock()) ended.push_back(std::move(past));
+    }
+    life.calls.clear();
+    life.incarnation = hello.incarnation();
+  }
+  life.calls.push_back(call);
+  return grpc::Status::OK;
 }
 
 grpc::Status DraftService::Check(const v1::TargetHello& hello) const {

@@ -177,6 +177,49 @@ TEST_F(DraftServiceTest, RefusesAnotherVocabularyOrProtocol) {
   EXPECT_EQ(two.AwaitStatus().error_code(), grpc::StatusCode::FAILED_PRECONDITION);
 }
 
+TEST_F(DraftServiceTest, AnswersPings) {
+  Target target(*server_);
+  ASSERT_TRUE(target.Hello(GoodHello()));
+  v1::DraftCommands frame;
+  frame.mutable_ping()->set_id(17);
+  ASSERT_TRUE(target.stream->Write(frame));
+  v1::DraftEvents events;
+  do {
+    ASSERT_TRUE(target.stream->Read(&events));
+  } while (!events.has_pong());
+  EXPECT_EQ(events.pong().id(), 17u);
+}
+
+TEST_F(DraftServiceTest, ANewLifeOfATargetEndsItsPastOneWhichIsRefusedWhenItComesBack) {
+  v1::TargetHello hello = GoodHello();
+  hello.set_incarnation(5);
+  Target past(*server_);
+  ASSERT_TRUE(past.Hello(hello));
+  Target second_stream_of_it(*server_);
+  ASSERT_TRUE(second_stream_of_it.Hello(hello));
+  Target other(*server_);
+  v1::TargetHello other_hello = hello;
+  other_hello.set_target_id("target-8");
+  ASSERT_TRUE(other.Hello(other_hello));
+  hello.set_incarnation(6);
+  Target now(*server_);
+  ASSERT_TRUE(now.Hello(hello));
+  EXPECT_EQ(past.AwaitStatus().error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(second_stream_of_it.AwaitStatus().error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  hello.set_incarnation(5);
+  Target back(*server_);
+  EXPECT_FALSE(back.Hello(hello));
+  const grpc::Status refused = back.AwaitStatus();
+  EXPECT_NE(refused.error_message().find("past life"), std::string::npos) << refused.error_message();
+  // Others are not concerned.
+  v1::DraftCommandBatch batch;
+  AddOpen(batch, 1, {1, 2, 3}, 2);
+  for (Target* target : {&now, &other}) {
+    ASSERT_TRUE(target->Send(batch));
+    EXPECT_TRUE(target->AwaitProposal().has_value());
+  }
+}
+
 TEST_F(DraftServiceTest, EndsCallsThatBreakTheProtocol) {
   {
     Target target(*server_);

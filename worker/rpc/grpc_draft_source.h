@@ -18,6 +18,7 @@ class GrpcDraftSource final : public DraftSource {
   explicit GrpcDraftSource(std::shared_ptr<DraftLink> link) : link_(std::move(link)) {}
 
   uint64_t connection() const override { return link_->connection(); }
+  bool runs_ahead() const override { return link_->status().runs_ahead; }
   void Open(const Opening& opening) override;
   void Commit(const Advance& advance) override;
   void Close(SequenceId sequence, uint32_t epoch) override;

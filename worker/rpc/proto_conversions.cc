@@ -7,7 +7,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "worker/step/draft_offer.h"  // kMaxLookahead
+#include "worker/speculation/draft_session.h"  // kMaxPathTokens
+#include "worker/step/draft_offer.h"           // kMaxLookahead
 
 namespace outrider {
 namespace {
@@ -242,7 +243,12 @@ void ProposalsFromProto(const v1::Proposal& proto, std::vector<DraftSource::Prop
                          .path = {.base_position = base_position, .tokens = std::move(tokens)}});
   };
   if (proto.paths().empty()) add({});
-  for (const v1::DraftPath& path : proto.paths()) add(Ids(path.token_ids()));
+  // What is too long stays too long; the rest of it is not copied.
+  constexpr int kTooLong = kMaxPathTokens + 1;
+  for (const v1::DraftPath& path : proto.paths()) {
+    const auto& ids = path.token_ids();
+    add(std::vector<TokenId>(ids.begin(), ids.begin() + std::min(ids.size(), kTooLong)));
+  }
 }
 
 }  // namespace outrider

@@ -220,6 +220,13 @@ void DraftPlanner::AskWorker(Row& row, int lookahead, int num_sequences, Duratio
   }
 }
 
+// Tells a worker that runs ahead what was committed, though a draft is left.
+void DraftPlanner::KeepAhead(Row& row, int lookahead, int num_sequences, TimePoint now) {
+  const Source* worker = WorkerOf(*row.drafted);
+  if (worker == nullptr || !worker->source->runs_ahead() || !IsCaughtUp(row, row.drafted->worker)) return;
+  Ask(row, row.drafted->worker, lookahead, num_sequences, now);
+}
+
 DraftPlanner::DraftSourceId DraftPlanner::InProcessSource() const {
   for (DraftSourceId id = 0; id < static_cast<DraftSourceId>(sources_.size()); ++id) {
     if (sources_[id] != nullptr && sources_[id]->in_process && sources_[id]->connection != 0) return id;
@@ -229,7 +236,10 @@ DraftPlanner::DraftSourceId DraftPlanner::InProcessSource() const {
 
 void DraftPlanner::DecideFixed(Row& row, int num_sequences, TimePoint now) {
   row.grant.lookahead = std::min(row.lookahead, row.lookahead_max);
-  if (row.grant.lookahead == 0 || 2 * NumDraftTokensLeft(row) > row.grant.lookahead) return;
+  if (row.grant.lookahead == 0) return;
+  if (2 * NumDraftTokensLeft(row) > row.grant.lookahead) {
+    return KeepAhead(row, row.grant.lookahead, num_sequences, now);
+  }
   if (WorkerOf(*row.drafted) != nullptr) {
     AskWorker(row, row.grant.lookahead, num_sequences, FromMillis(options_.draft_wait_ms_max), now);
   }
@@ -305,6 +315,8 @@ void DraftPlanner::DecideAuto(std::vector<Row>& rows, int num_other_rows, const 
       row.grant.lookahead = choice.lookaheads[i];
       if (row.grant.lookahead > 0 && candidates[i].waits) {
         AskWorker(row, choice.asks[i], num_caught_up, FromMillis(wait_ms_max), now);
+      } else if (row.grant.lookahead > 0) {
+        KeepAhead(row, row.grant.lookahead, std::max(1, num_caught_up), now);
       }
       continue;
     }

@@ -8,6 +8,9 @@
 // to at all; it catches up with one longer commit when it is asked again. While a source has yet to prove itself, few
 // sequences at a time catch up with it.
 //
+// A source that runs ahead is told of every commit, also while a draft is left, so that the next one is there before it
+// is needed; for that nobody waits.
+//
 // Only a source that is caught up and answers in time is waited for; every sequence of a turn that waits asks for the
 // same number of tokens, so that drafts come together and steps stay whole.
 //
@@ -104,6 +107,7 @@ class DraftPlanner {
   static bool IsCaughtUp(const Row& row, DraftSourceId id);
   DraftSourceId InProcessSource() const;
   void AskWorker(Row& row, int lookahead, int num_sequences, Duration wait, TimePoint now);
+  void KeepAhead(Row& row, int lookahead, int num_sequences, TimePoint now);
   void DecideFixed(Row& row, int num_sequences, TimePoint now);
   void DecideAuto(std::vector<Row>& rows, int num_other_rows, const StepCostModel& decode_cost, FindSequence find,
                   TimePoint now, DraftDecisions& decisions);

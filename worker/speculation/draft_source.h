@@ -46,6 +46,8 @@ class DraftSource {
   // 0 while there is no peer to speak to; otherwise a number that is another one after each loss. What was opened under
   // another number is gone.
   virtual uint64_t connection() const = 0;
+  // The peer drafts on after its answer, as if all of it were accepted: it should hear of every commit.
+  virtual bool runs_ahead() const { return false; }
 
   virtual void Open(const Opening& opening) = 0;
   virtual void Commit(const Advance& advance) = 0;
