@@ -92,12 +92,12 @@ class Dispatcher {
   ClusterCounts Counts() const;
   // At least one group takes requests, and the dispatcher's thread turns.
   bool Serving() const;
+  bool Turns() const;
   // Why a call could not start now, and what to do.
   std::string WhyNotServing() const;
 
  private:
   struct Client {
-    uint64_t number = 0;  // of this client alone: what an earlier one of the same group still says is old
     uint64_t incarnation = 0;
     std::shared_ptr<TargetClient> client;
   };
@@ -119,8 +119,8 @@ class Dispatcher {
   // Finds the calls and clients that decisions are about.
   void Resolve(DispatchQueue::Decisions& decisions, Work& work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Do(Work& work);
-  Client MakeClient(const WorkerIdentity& who) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void OnConnected(const std::string& group_id, uint64_t client_number, bool connected);
+  std::shared_ptr<TargetClient> MakeClient(const WorkerIdentity& who);
+  void OnConnected(const std::string& group_id, uint64_t incarnation, bool connected);
   void Wake() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void WakeIfWanted() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool LogOnce(const std::string& worker_id, uint64_t incarnation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -136,7 +136,6 @@ class Dispatcher {
   DispatchQueue queue_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<CallId, std::shared_ptr<RoutedCall>> waiting_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<std::string, Client> clients_ ABSL_GUARDED_BY(mu_);
-  uint64_t num_clients_made_ ABSL_GUARDED_BY(mu_) = 0;
   // Given up; open until they speak or kFencedMax has passed.
   std::vector<std::pair<TimePoint, std::shared_ptr<TargetClient>>> fenced_ ABSL_GUARDED_BY(mu_);
   // Workers whose refusal was logged, so that each is once.

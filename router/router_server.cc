@@ -17,7 +17,8 @@ constexpr Duration kHealthInterval = std::chrono::milliseconds(50);
 // A client that vanished without a word is found after about their sum, and its requests are freed.
 constexpr int kKeepaliveTimeMs = 20'000;
 constexpr int kKeepaliveTimeoutMs = 10'000;
-constexpr const char* kServices[] = {"", "outrider.v1.Inference", "outrider.v1.Cluster"};
+constexpr const char* kServices[] = {"", "outrider.v1.Inference", "outrider.v1.Cluster", "readiness"};
+constexpr const char* kLivenessService = "liveness";
 
 absl::Status CheckConfig(const v1::RouterConfig& config) {
   if (config.grpc_port() > 65535 || config.metrics_port() > 65535) {
@@ -117,7 +118,7 @@ absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::Rout
   router->grpc_address_ = absl::StrCat(config.host(), ":", port);
   grpc::HealthCheckServiceInterface* const health = router->server_->GetHealthCheckService();
   for (const char* service : kServices) health->SetServingStatus(service, false);
-  router->health_.Set([] { return ""; },
+  router->health_.Set([r = router.get()] { return r->dispatcher_.Turns() ? "" : "the dispatcher does not turn"; },
                       [r = router.get()] {
                         if (r->calls_.draining()) return "draining";
                         return r->dispatcher_.Serving() ? "" : "no group takes requests";
@@ -149,7 +150,12 @@ RouterServer::~RouterServer() {
 void RouterServer::WatchHealth() {
   grpc::HealthCheckServiceInterface* const health = server_->GetHealthCheckService();
   bool told = false;
+  bool told_live = false;
   while (true) {
+    if (const bool live = dispatcher_.Turns(); live != told_live) {
+      health->SetServingStatus(kLivenessService, live);
+      told_live = live;
+    }
     const bool serving = !calls_.draining() && dispatcher_.Serving();
     if (serving != told) {
       for (const char* service : kServices) health->SetServingStatus(service, serving);
@@ -162,11 +168,6 @@ void RouterServer::WatchHealth() {
     }
     if (stopped_) return;
   }
-}
-
-void RouterServer::EndOpenCalls() {
-  calls_.EndAll(
-      absl::UnavailableError("this router ends, and the request did not within drain_timeout_ms; send it again"));
 }
 
 void RouterServer::StartDrain() {

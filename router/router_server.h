@@ -2,7 +2,7 @@
 // metrics page, and what they share.
 //
 // Health is tied to progress: a thread asks the dispatcher about every 50 ms; SERVING only while at least one group
-// takes requests and the dispatcher turns.
+// takes requests and the dispatcher turns; the service "liveness" while it turns.
 //
 // Thread safety: all methods, from any thread.
 #pragma once
@@ -46,8 +46,6 @@ class RouterServer {
   void StartDrain();
   // The metrics page.
   std::string MetricsText() const { return metrics_registry_->ToText(); }
-  // Ends what is open with UNAVAILABLE, after what its clients have coming.
-  void EndOpenCalls();
   int num_open_calls() const { return calls_.num_open(); }
 
  private:

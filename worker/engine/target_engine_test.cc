@@ -47,12 +47,18 @@ class HashSource final : public DraftSource {
   void Close(SequenceId sequence, uint32_t) override { sequences_.erase(sequence); }
   void Flush() override {}
   void TakeProposals(std::vector<Proposal>& proposals) override {
-    if (!silent) std::move(proposals_.begin(), proposals_.end(), std::back_inserter(proposals));
-    proposals_.clear();
+    std::vector<Proposal>& from = late ? held_ : proposals_;
+    if (!silent) std::move(from.begin(), from.end(), std::back_inserter(proposals));
+    from.clear();
+    if (late) held_.swap(proposals_);
   }
+
+  bool runs_ahead() const override { return ahead; }
 
   bool connected = true;
   bool silent = false;
+  bool late = false;   // what is proposed in one turn is heard two turns later
+  bool ahead = false;  // also proposes what comes after the draft, as if all of it were accepted
 
  private:
   struct Known {
@@ -69,12 +75,20 @@ class HashSource final : public DraftSource {
       tokens.push_back(HashNextToken(tokens, known.params, kVocabSize));
       proposal.path.tokens.push_back(tokens.back());
     }
+    if (ahead) {
+      proposals_.push_back(proposal);
+      for (int i = 0; i <= lookahead; ++i) {
+        tokens.push_back(HashNextToken(tokens, known.params, kVocabSize));
+        proposal.path.tokens.push_back(tokens.back());
+      }
+    }
     proposals_.push_back(std::move(proposal));
   }
 
   bool* const lost_;
   std::map<SequenceId, Known> sequences_;
   std::vector<Proposal> proposals_;
+  std::vector<Proposal> held_;
 };
 
 struct Setup {
@@ -347,6 +361,27 @@ TEST(TargetEngine, ADraftWorkerThatFallsSilentCostsASequenceOneBoundedWait) {
   EXPECT_LE(f.engine->scheduler().stats().num_draft_misses - waits_before, kNumSequences);
   for (uint64_t id = 0; id < kNumSequences; ++id) {
     EXPECT_EQ(f.Of(id).tokens, Fixture::Expected({1, 2, static_cast<TokenId>(id)}, Fixture::Params(60)));
+  }
+}
+
+TEST(TargetEngine, ASourceThatRunsAheadHidesItsDraftsAndChangesNoToken) {
+  for (const bool ahead : {false, true}) {
+    Fixture f({.lookahead = 4});
+    auto owned = std::make_unique<HashSource>();
+    owned->late = true;
+    owned->ahead = ahead;
+    ASSERT_TRUE(f.inbox.Post(AttachSourceEvent{"draft", std::move(owned)}).ok());
+    ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(150)).ok());
+    f.Settle();
+    EXPECT_EQ(f.Of(1).tokens, Fixture::Expected({1, 2, 3}, Fixture::Params(150)));
+    const SchedulerStats& stats = f.engine->scheduler().stats();
+    EXPECT_GT(stats.num_rounds, 20);
+    // All is accepted: after the first rounds no draft is waited for any more.
+    if (ahead) {
+      EXPECT_GE(stats.num_hidden_rounds, stats.num_rounds - 3);
+    } else {
+      EXPECT_LT(stats.num_hidden_rounds, stats.num_rounds / 2);
+    }
   }
 }
 

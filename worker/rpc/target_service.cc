@@ -10,6 +10,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "worker/rpc/proto_conversions.h"
 #include "worker/rpc/server_stream.h"
 
@@ -83,7 +84,10 @@ class TargetService::Call final : public ServerStream<v1::TargetCommands, v1::Ta
       const LaneEvent& event = waiting_.front();
       bytes += WireBytes(event);
       LaneEventToProto(event, response->add_events());
-      if (!std::holds_alternative<TokensEvent>(event.event)) LaneEnded(event.id);
+      if (!std::holds_alternative<TokensEvent>(event.event)) {
+        TellIfItWentWrong(event);
+        LaneEnded(event.id);
+      }
       waiting_.pop_front();
     }
     response->set_incarnation(service_.options_.incarnation);
@@ -171,6 +175,16 @@ class TargetService::Call final : public ServerStream<v1::TargetCommands, v1::Ta
     if (num_waiting <= kMaxWaitingEvents) return true;
     Finish(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "the router does not read its events"));
     return false;
+  }
+
+  // Ends that are neither the client's doing nor the router's to handle.
+  static void TellIfItWentWrong(const LaneEvent& event) {
+    const auto* const failed = std::get_if<FailedEvent>(&event.event);
+    if (failed == nullptr || (!absl::IsInternal(failed->status) && !absl::IsResourceExhausted(failed->status))) return;
+    Log(LogLevel::kWarning, failed->status.message(),
+        {{"request_id", event.id.request.value},
+         {"lane", event.id.lane},
+         {"code", absl::StatusCodeToString(failed->status.code())}});
   }
 
   void LaneEnded(const LaneId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
