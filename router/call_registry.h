@@ -1,41 +1,65 @@
-// CallRegistry names calls and counts those that are open, so that a draining router knows when the last has ended.
+// CallRegistry names calls and knows those that are open, so that a draining router can wait for the last, and end what
+// is left.
 //
 // Thread safety: all methods, from any thread.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <random>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "base/mutex.h"
 
 namespace outrider::router {
 
+// A call that is open.
+class OpenCall {
+ public:
+  virtual ~OpenCall() = default;
+  // It ends as `status` for its client, after what it has for it already.
+  virtual void EndWith(const absl::Status& status) = 0;
+};
+
 class CallRegistry {
  public:
   CallRegistry() : life_((uint64_t{std::random_device()()} << 32) | std::random_device()()) {}
 
-  // Counts the call until Leave. UNAVAILABLE once draining: then the call is to be ended, but is counted all the same.
-  absl::Status Enter() {
+  // Keeps the call until Leave. UNAVAILABLE once draining: then the call is to be ended, but is kept all the same.
+  absl::Status Enter(uint64_t id, std::weak_ptr<OpenCall> call) {
     MutexLock lock(mu_);
-    ++num_open_;
+    open_.emplace(id, std::move(call));
     if (draining_) return absl::UnavailableError("this router is shutting down; ask another, or again later");
     return absl::OkStatus();
   }
-  void Leave() {
+  void Leave(uint64_t id) {
     MutexLock lock(mu_);
-    if (--num_open_ == 0) none_open_.NotifyAll();
+    open_.erase(id);
+    if (open_.empty()) none_open_.NotifyAll();
   }
   void AwaitNone() {
     MutexLock lock(mu_);
-    while (num_open_ > 0) none_open_.Wait(mu_);
+    while (!open_.empty()) none_open_.Wait(mu_);
   }
   int num_open() const {
     MutexLock lock(mu_);
-    return num_open_;
+    return static_cast<int>(open_.size());
+  }
+  void EndAll(const absl::Status& status) {
+    std::vector<std::shared_ptr<OpenCall>> calls;
+    {
+      MutexLock lock(mu_);
+      for (const auto& [id, open] : open_) {
+        if (std::shared_ptr<OpenCall> call = open.lock()) calls.push_back(std::move(call));
+      }
+    }
+    for (const std::shared_ptr<OpenCall>& call : calls) call->EndWith(status);
   }
 
   // From now on Enter refuses.
@@ -58,7 +82,7 @@ class CallRegistry {
   std::atomic<uint64_t> last_id_{0};
   mutable Mutex mu_;
   CondVar none_open_;
-  int num_open_ ABSL_GUARDED_BY(mu_) = 0;
+  absl::flat_hash_map<uint64_t, std::weak_ptr<OpenCall>> open_ ABSL_GUARDED_BY(mu_);
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
 };
 

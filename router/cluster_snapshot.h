@@ -45,14 +45,15 @@ struct GroupView {
   uint64_t epoch = 0;
   int max_model_len = 0;
   int max_sequences = 0;
-  bool serving = false;    // as it says: all ranks are in, steps make progress
-  bool draining = false;   // takes nothing new
-  bool connected = false;  // this router's stream to it is up
-  bool held = false;       // refused or failed something; nothing new until its next heartbeat
-  bool suspect = false;    // its heartbeats are late; chosen only if nobody else can
-  GroupLoad own;           // of this router's open attempts
+  bool serving = false;                    // as it says: all ranks are in, steps make progress
+  bool draining = false;                   // takes nothing new
+  bool connected = false;                  // this router's stream to it is up
+  bool held = false;                       // refused or failed something; nothing new until its next heartbeat
+  bool suspect = false;                    // its heartbeats are late; chosen only if nobody else can
+  uint32_t life = 0;                       // a number of this life of the group alone, from 1
+  GroupLoad own;                           // of this router's open attempts
   std::vector<DraftLinkView> draft_links;  // also to workers that it was paired with before and that live
-  GroupLoad foreign;       // what its last heartbeat told beyond `own` of then: the load of other routers
+  GroupLoad foreign;  // what its last heartbeat told beyond `own` of then: the load of other routers
 
   bool usable() const { return serving && connected && !draining; }
   int64_t num_lanes() const { return own.num_lanes + foreign.num_lanes; }
@@ -85,9 +86,40 @@ struct DraftWorkerView {
   double queue_ms = 0;  // what waits there takes so long, by its own speed; smoothed over heartbeats
 };
 
+// What requests ask of a group; groups of one cluster are of few kinds.
+struct GroupKind {
+  ModelKey model;
+  std::string numerics_id;
+  int max_model_len = 0;
+  friend bool operator==(const GroupKind&, const GroupKind&) = default;
+};
+
+// What choosing looks at, a group each: half a cache line in place of five.
+struct GroupCost {
+  int64_t num_tokens = 0;
+  int32_t num_lanes = 0;
+  int32_t max_sequences = 0;
+  uint32_t kind = 0;  // into ClusterSnapshot::kinds
+  uint32_t life = 0;
+  bool usable = false;
+  bool held = false;
+  bool suspect = false;
+};
+
 struct ClusterSnapshot {
   std::vector<GroupView> groups;
   std::vector<DraftWorkerView> draft_workers;
+
+  // Follow from `groups`: whoever changes those says so.
+  std::vector<GroupCost> costs;  // in the same order
+  std::vector<GroupKind> kinds;
+  // Groups came, went or changed their kind.
+  void Rebuild();
+  // Numbers and flags of one changed. REQUIRES: nothing else did since Rebuild.
+  void Refresh(size_t index);
+
+  // -1 if no group is in that life.
+  int IndexOfLife(uint32_t life) const;
 };
 
 }  // namespace outrider::router

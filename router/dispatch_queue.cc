@@ -71,6 +71,7 @@ void DispatchQueue::Route(CallId call_id, RouteRequest request, TimePoint now, D
                                     "the queue is full, and a request of higher priority came; try again later")),
                                 RetryAfter(now))});
   }
+  if (verdict == Verdict::kSettles) WantTurnAt(wanted.since + kReplaySettle);
   turn_wanted_ |= !wanted.needs.has_value() || admission_.num_requests() == 1;
   waiting_.emplace(call_id, std::move(waiting));
 }
@@ -87,7 +88,8 @@ DispatchQueue::Verdict DispatchQueue::Judge(const RouteRequest& request, TimePoi
     num_unknown += fate == GroupFate::kUnknown;
   }
   if (num_died >= kGroupDeathsMax) return Verdict::kQuarantined;
-  return num_died + num_unknown >= kGroupDeathsMax ? Verdict::kWaits : Verdict::kMayStart;
+  if (num_died + num_unknown >= kGroupDeathsMax) return Verdict::kWaits;
+  return num_died + num_unknown > 0 && now < request.since + kReplaySettle ? Verdict::kSettles : Verdict::kMayStart;
 }
 
 absl::Status DispatchQueue::QuarantineOf(const RouteRequest& request, TimePoint now) {
@@ -141,9 +143,12 @@ Duration DispatchQueue::RetryAfter(TimePoint now) {
 bool DispatchQueue::Pay(Waiting& waiting, TimePoint now) {
   if (waiting.paid || waiting.request.kind != RouteKind::kReplay) return true;
   if (budget_.TryTake(now)) return waiting.paid = true;
-  const TimePoint next = budget_.NextAt(now);
-  budget_turn_ = budget_turn_.has_value() ? std::min(*budget_turn_, next) : next;
+  WantTurnAt(budget_.NextAt(now));
   return false;
+}
+
+void DispatchQueue::WantTurnAt(TimePoint at) {
+  replay_turn_ = replay_turn_.has_value() ? std::min(*replay_turn_, at) : at;
 }
 
 void DispatchQueue::OnPrepared(CallId call_id, absl::StatusOr<RoutingNeeds> needs, Decisions& decisions) {
@@ -198,13 +203,13 @@ void DispatchQueue::SetConnected(const std::string& group_id, uint64_t incarnati
 
 std::optional<TimePoint> DispatchQueue::next_turn() const {
   const std::optional<TimePoint> expiry = admission_.next_expiry();
-  if (!expiry.has_value() || !budget_turn_.has_value()) return expiry;
-  return std::min(*expiry, *budget_turn_);
+  if (!expiry.has_value() || !replay_turn_.has_value()) return expiry;
+  return std::min(*expiry, *replay_turn_);
 }
 
 void DispatchQueue::TakeTurn(TimePoint now, bool model_ready, Decisions& decisions) {
   turn_wanted_ = false;
-  budget_turn_.reset();
+  replay_turn_.reset();
   for (LostWorker& lost : registry_.Expire(now)) decisions.lost.push_back(std::move(lost));
   for (const CallId call_id : admission_.TakeExpired(now)) {
     const auto it = waiting_.find(call_id);
@@ -274,7 +279,8 @@ void DispatchQueue::StartWhoCan(TimePoint now, bool model_ready, Decisions& deci
     }
     const Verdict verdict = Judge(request, now);
     if (verdict == Verdict::kQuarantined) return refuse(QuarantineOf(request, now));
-    if (verdict == Verdict::kWaits || !Pay(waiting, now)) return Visit::kSkip;
+    if (verdict == Verdict::kSettles) WantTurnAt(request.since + kReplaySettle);
+    if (verdict != Verdict::kMayStart || !Pay(waiting, now)) return Visit::kSkip;
     if (request.kind == RouteKind::kNew && request.deadline.has_value() &&
         now + rate_.MeanServiceTime() / 2 > *request.deadline) {
       return refuse(WithRetryAfter(
@@ -304,6 +310,7 @@ std::optional<GroupRef> DispatchQueue::Place(const RoutingNeeds& needs, RoutingR
   const GroupView& group = registry_.snapshot().groups[decision.group_index];
   GroupRef ref{
       .group_id = group.id, .incarnation = group.incarnation, .epoch = group.epoch, .numerics_id = group.numerics_id};
+  prefixes_.Learn(needs.prefix_chain, group.life);
   registry_.Charge(ref.group_id, ref.incarnation, {.num_lanes = needs.num_lanes, .num_tokens = needs.num_tokens});
   return ref;
 }

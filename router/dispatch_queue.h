@@ -9,8 +9,9 @@
 // by the measured rate. A refusal says when to come again.
 //
 // Replays wait replay_wait for a group, in which groups that restart are back; each costs a token of the retry budget.
-// A request that was on two groups when they died is quarantined: it is refused, and so are its like for a while.
-// While the fate of its second group is open, it waits.
+// What kills one group often kills others within a moment, so a replay of a group that is gone settles for
+// kReplaySettle first: it does not go to one that is about to follow. A request that was on two groups when they died
+// is quarantined: it is refused, and so are its like for a while. While the fate of its second group is open, it waits.
 //
 // Each call that was routed ends in exactly one of Start, Refusal and Withdraw.
 //
@@ -27,7 +28,8 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "router/admission_controller.h"
-#include "router/least_loaded_policy.h"
+#include "router/prefix_affinity_policy.h"
+#include "router/prefix_index.h"
 #include "router/quarantine.h"
 #include "router/retry_budget.h"
 #include "router/route_request.h"
@@ -41,6 +43,7 @@ using CallId = uint64_t;
 
 // A request's deaths of groups, after which it is quarantined.
 inline constexpr int kGroupDeathsMax = 2;
+inline constexpr Duration kReplaySettle = std::chrono::milliseconds(200);
 
 class DispatchQueue {
  public:
@@ -48,6 +51,7 @@ class DispatchQueue {
     AdmissionController::Options admission;
     WorkerRegistry::Options registry;
     RetryBudget::Options retry_budget;
+    int64_t prefix_affinity_tokens = 2048;  // PrefixAffinityPolicy's load_tokens
   };
   // What was decided. The caller carries it out.
   struct Start {
@@ -71,8 +75,14 @@ class DispatchQueue {
     std::vector<Start> starts;
     std::vector<CallId> to_prepare;  // tell OnPrepared of each
   };
+  DispatchQueue(const DispatchQueue&) = delete;
+  DispatchQueue& operator=(const DispatchQueue&) = delete;
   explicit DispatchQueue(const Options& options)
-      : options_(options), registry_(options.registry), admission_(options.admission), budget_(options.retry_budget) {}
+      : options_(options),
+        policy_(&prefixes_, options.prefix_affinity_tokens),
+        registry_(options.registry),
+        admission_(options.admission),
+        budget_(options.retry_budget) {}
 
   // --- Calls.
   // `call_id` is not among those that wait.
@@ -99,7 +109,7 @@ class DispatchQueue {
   // Something happened that may let a call go.
   bool turn_wanted() const { return turn_wanted_; }
   void WantTurn() { turn_wanted_ = true; }
-  // When time alone changes something: a wait ends, or the retry budget has a token for one who waits.
+  // When time alone changes something: a wait ends, a replay has settled or finds a token of the budget.
   std::optional<TimePoint> next_turn() const;
 
   // --- What there is.
@@ -118,7 +128,7 @@ class DispatchQueue {
     bool preparing = false;
     bool paid = false;  // its token of the retry budget is taken
   };
-  enum class Verdict : uint8_t { kMayStart, kWaits, kQuarantined };
+  enum class Verdict : uint8_t { kMayStart, kSettles, kWaits, kQuarantined };
   static AdmissionController::Arrival ArrivalOf(const RouteRequest& request);
 
   // What the groups it was on say of a request.
@@ -128,6 +138,7 @@ class DispatchQueue {
   absl::Status CheckWait(const RouteRequest& request, TimePoint now);
   // The chosen group, charged; nothing if none can take it now.
   std::optional<GroupRef> Place(const RoutingNeeds& needs, RoutingRefusal* refusal);
+  void WantTurnAt(TimePoint at);
   // True if a replay may go as far as the budget is concerned.
   bool Pay(Waiting& waiting, TimePoint now);
   void StartWhoCan(TimePoint now, bool model_ready, Decisions& decisions);
@@ -137,14 +148,16 @@ class DispatchQueue {
   Duration RetryAfter(TimePoint now);
 
   const Options options_;
-  const LeastLoadedPolicy policy_;
+  PrefixIndex prefixes_;
+  const PrefixAffinityPolicy policy_;
   WorkerRegistry registry_;
   AdmissionController admission_;
   RetryBudget budget_;
   ServiceRate rate_;
   Quarantine quarantine_;
   absl::flat_hash_map<CallId, Waiting> waiting_;  // those in admission_
-  std::optional<TimePoint> budget_turn_;          // somebody waits for the budget until then
+  // Somebody waits for the budget, or settles, until then.
+  std::optional<TimePoint> replay_turn_;
   int64_t num_quarantined_ = 0;
   bool turn_wanted_ = false;
 };

@@ -203,6 +203,26 @@ TEST(DispatchQueue, QuarantinesARequestThatWasOnTwoGroupsWhenTheyDied) {
   EXPECT_EQ(queue.num_quarantined(), 2);
 }
 
+TEST(DispatchQueue, LetsAReplaySettleSoThatGroupsThatDieTogetherAreOneDeath) {
+  DispatchQueue queue(TestOptions());
+  Join(queue, Group("a", 1));
+  Join(queue, Group("b", 1));
+  queue.SetConnected("a", 1, false);
+  DispatchQueue::Decisions decisions;
+  queue.Route(1, Replay(Needs(), kStart, {Life("a", 1)}), kStart, decisions);
+  queue.TakeTurn(kStart, true, decisions);
+  EXPECT_TRUE(decisions.starts.empty());
+  EXPECT_EQ(queue.next_turn(), kStart + kReplaySettle);
+  // b dies a moment later, and both come back.
+  queue.SetConnected("b", 1, false);
+  queue.TakeTurn(kStart + kReplaySettle, true, decisions);
+  EXPECT_TRUE(decisions.starts.empty());
+  Join(queue, Group("a", 2));
+  Join(queue, Group("b", 2));
+  queue.TakeTurn(kStart + kReplaySettle, true, decisions);
+  EXPECT_EQ(Started(decisions), std::vector<CallId>{1});
+}
+
 TEST(DispatchQueue, DoesNotQuarantineForGroupsThatDrainedOrOnlyLostTheirStream) {
   DispatchQueue queue(TestOptions());
   GroupReport draining = Group("a", 1);

@@ -229,8 +229,7 @@ absl::StatusOr<std::vector<DraftWorkerView>> Dispatcher::Heartbeat(const GroupRe
     Client& known = clients_[report.who.id];
     if (known.client == nullptr || news != HeartbeatNews::kNone) {
       if (known.client != nullptr) Fence(std::move(known.client), fenced);
-      known.incarnation = report.who.incarnation;
-      known.client = MakeClient(report.who);
+      known = MakeClient(report.who);
     }
     client = known.client;
     for (const DraftWorkerView* worker : queue_.DraftWorkersOf(report.who.id)) draft_workers.push_back(*worker);
@@ -265,21 +264,25 @@ absl::Status Dispatcher::Heartbeat(const DraftWorkerReport& report) {
   return absl::OkStatus();
 }
 
-std::shared_ptr<TargetClient> Dispatcher::MakeClient(const WorkerIdentity& who) {
-  return TargetClient::Create(
-      {.group_id = who.id,
-       .incarnation = who.incarnation,
-       .address = who.address,
-       .clock = clock_,
-       .gate = &gate_,
-       .on_connected = [this, id = who.id,
-                        incarnation = who.incarnation](bool connected) { OnConnected(id, incarnation, connected); },
-       .on_stale = [this](StaleReason reason, int num_events) { metrics_->StaleEvents(reason, num_events); }});
+Dispatcher::Client Dispatcher::MakeClient(const WorkerIdentity& who) {
+  const uint64_t number = ++num_clients_made_;
+  return {.number = number,
+          .incarnation = who.incarnation,
+          .client = TargetClient::Create(
+              {.group_id = who.id,
+               .incarnation = who.incarnation,
+               .address = who.address,
+               .clock = clock_,
+               .gate = &gate_,
+               .on_connected = [this, id = who.id, number](bool connected) { OnConnected(id, number, connected); },
+               .on_stale = [this](StaleReason reason, int num_events) { metrics_->StaleEvents(reason, num_events); }})};
 }
 
-void Dispatcher::OnConnected(const std::string& group_id, uint64_t incarnation, bool connected) {
+void Dispatcher::OnConnected(const std::string& group_id, uint64_t client_number, bool connected) {
   MutexLock lock(mu_);
-  queue_.SetConnected(group_id, incarnation, connected);
+  const auto client = clients_.find(group_id);
+  if (client == clients_.end() || client->second.number != client_number) return;
+  queue_.SetConnected(group_id, client->second.incarnation, connected);
   WakeIfWanted();
 }
 

@@ -98,6 +98,7 @@ class Dispatcher {
 
  private:
   struct Client {
+    uint64_t number = 0;  // of this client alone: what an earlier one of the same group still says is old
     uint64_t incarnation = 0;
     std::shared_ptr<TargetClient> client;
   };
@@ -119,8 +120,8 @@ class Dispatcher {
   // Finds the calls and clients that decisions are about.
   void Resolve(DispatchQueue::Decisions& decisions, Work& work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Do(Work& work);
-  std::shared_ptr<TargetClient> MakeClient(const WorkerIdentity& who);
-  void OnConnected(const std::string& group_id, uint64_t incarnation, bool connected);
+  Client MakeClient(const WorkerIdentity& who) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void OnConnected(const std::string& group_id, uint64_t client_number, bool connected);
   void Wake() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void WakeIfWanted() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool LogOnce(const std::string& worker_id, uint64_t incarnation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -136,6 +137,7 @@ class Dispatcher {
   DispatchQueue queue_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<CallId, std::shared_ptr<RoutedCall>> waiting_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<std::string, Client> clients_ ABSL_GUARDED_BY(mu_);
+  uint64_t num_clients_made_ ABSL_GUARDED_BY(mu_) = 0;
   // Given up; open until they speak or kFencedMax has passed.
   std::vector<std::pair<TimePoint, std::shared_ptr<TargetClient>>> fenced_ ABSL_GUARDED_BY(mu_);
   // Workers whose refusal was logged, so that each is once.

@@ -84,7 +84,7 @@ void GenerateCall::Arrive(absl::Status status) {
   AfterLock after;
   {
     MutexLock lock(mu_);
-    const absl::Status entered = environment_.calls->Enter();
+    const absl::Status entered = environment_.calls->Enter(call_id(), weak_from_this());
     if (status.ok()) status = entered;
     environment_.metrics->SetRunning(environment_.calls->num_open());
     if (status.ok()) {
@@ -161,6 +161,17 @@ void GenerateCall::Refuse(const absl::Status& status) {
   Commands commands;
   lifecycle_.OnRefused(status, commands);
   Do(std::move(commands));
+}
+
+void GenerateCall::EndWith(const absl::Status& status) {
+  AfterLock after;
+  {
+    MutexLock lock(mu_);
+    Commands commands;
+    lifecycle_.OnShutdown(status, commands);
+    after = Do(std::move(commands));
+  }
+  Do(std::move(after));
 }
 
 void GenerateCall::OnTargetEvent(v1::TargetEvent& event) {
@@ -394,8 +405,9 @@ void GenerateCall::OnDone() {
   }
   environment_.metrics->RequestEnded(lifecycle_.end_status().code(), environment_.clock->Now() - arrival_);
   environment_.metrics->SetRunning(environment_.calls->num_open() - 1);
+  client_.reset();  // with its hold on the channel: see CallGate
   // The last use of what calls share.
-  environment_.calls->Leave();
+  environment_.calls->Leave(call_id());
 }
 
 }  // namespace outrider::router

@@ -45,6 +45,7 @@ struct CallEnvironment {
 class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                            public RoutedCall,
                            public AttemptListener,
+                           public OpenCall,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
   // Begins the call; the reactor lives until gRPC and everyone else are done with it. `request` is a GenerateRequest as
@@ -63,6 +64,9 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   absl::StatusOr<RoutingNeeds> Prepare(std::shared_ptr<const ServedModel> model, int max_model_len) override;
   void Start(Placement placement) override;
   void Refuse(const absl::Status& status) override;
+
+  // OpenCall.
+  void EndWith(const absl::Status& status) override;
 
   // AttemptListener.
   void OnTargetEvent(v1::TargetEvent& event) override;

@@ -1,43 +1,54 @@
 #include "router/least_loaded_policy.h"
 
 #include <cstddef>
-#include <tuple>
+#include <cstdint>
+
+#include "absl/container/inlined_vector.h"
 
 namespace outrider::router {
 namespace {
 
-bool Fits(const GroupView& group, const RoutingNeeds& needs) {
-  return needs.num_context_tokens <= group.max_model_len &&
-         (needs.numerics_id.empty() || needs.numerics_id == group.numerics_id) && needs.model == group.model;
+bool Fits(const GroupKind& kind, const RoutingNeeds& needs) {
+  return needs.num_context_tokens <= kind.max_model_len &&
+         (needs.numerics_id.empty() || needs.numerics_id == kind.numerics_id) && needs.model == kind.model;
 }
 
 // An idle group takes any request, also one with more lanes than it runs at once.
-bool HasRoom(const GroupView& group, const RoutingNeeds& needs) {
-  const int64_t num_lanes = group.num_lanes();
-  return num_lanes == 0 || num_lanes + needs.num_lanes <= LaneLimit(group.max_sequences);
+bool HasRoom(const GroupCost& cost, const RoutingNeeds& needs) {
+  return cost.num_lanes == 0 || cost.num_lanes + needs.num_lanes <= LaneLimit(cost.max_sequences);
+}
+
+bool CostsLess(const GroupCost& a, const GroupCost& b) {
+  if (a.suspect != b.suspect) return !a.suspect;
+  return a.num_tokens != b.num_tokens ? a.num_tokens < b.num_tokens : a.num_lanes < b.num_lanes;
 }
 
 }  // namespace
 
+bool CanTakeNow(const ClusterSnapshot& cluster, int index, const RoutingNeeds& needs) {
+  const GroupCost& cost = cluster.costs[index];
+  return cost.usable && !cost.held && !cost.suspect && HasRoom(cost, needs) && Fits(cluster.kinds[cost.kind], needs);
+}
+
 RoutingDecision LeastLoadedPolicy::Choose(const ClusterSnapshot& cluster, const RoutingNeeds& needs) const {
-  if (cluster.groups.empty()) return {.refusal = RoutingRefusal::kNoGroup};
+  if (cluster.costs.empty()) return {.refusal = RoutingRefusal::kNoGroup};
+  // Strings are compared once a kind.
+  absl::InlinedVector<bool, 8> fits;
+  for (const GroupKind& kind : cluster.kinds) fits.push_back(Fits(kind, needs));
   RoutingDecision decision{.refusal = RoutingRefusal::kNotServing};
-  std::tuple<bool, int64_t, int64_t> best;
-  for (size_t i = 0; i < cluster.groups.size(); ++i) {
-    const GroupView& group = cluster.groups[i];
-    if (!group.usable()) continue;
-    // Numbers first: strings are compared only for a group that would be chosen, or while there is none.
-    const std::tuple<bool, int64_t, int64_t> cost{group.suspect, group.num_tokens(), group.num_lanes()};
-    if (decision.group_index >= 0 && !(cost < best)) continue;
-    if (!Fits(group, needs)) {
+  const GroupCost* best = nullptr;
+  for (size_t i = 0; i < cluster.costs.size(); ++i) {
+    const GroupCost& cost = cluster.costs[i];
+    if (!cost.usable || (best != nullptr && !CostsLess(cost, *best))) continue;
+    if (!fits[cost.kind]) {
       if (decision.refusal == RoutingRefusal::kNotServing) decision.refusal = RoutingRefusal::kNoneFits;
       continue;
     }
-    if (group.held || !HasRoom(group, needs)) {
-      if (decision.group_index < 0) decision.refusal = RoutingRefusal::kAllBusy;
+    if (cost.held || !HasRoom(cost, needs)) {
+      if (best == nullptr) decision.refusal = RoutingRefusal::kAllBusy;
       continue;
     }
-    best = cost;
+    best = &cost;
     decision = {.group_index = static_cast<int>(i)};
   }
   return decision;

@@ -17,6 +17,9 @@ constexpr int64_t LaneLimit(int max_sequences) {
   return max_sequences + (spare > 4 ? spare : 4);
 }
 
+// Group `index` serves, fits and has room for it. REQUIRES, here and below: cluster.costs is of cluster.groups.
+bool CanTakeNow(const ClusterSnapshot& cluster, int index, const RoutingNeeds& needs);
+
 class LeastLoadedPolicy final : public RoutingPolicy {
  public:
   RoutingDecision Choose(const ClusterSnapshot& cluster, const RoutingNeeds& needs) const override;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "router/prefix_index.h"
 #include "router/retry_after.h"
 #include "router/retry_policy.h"
 
@@ -60,6 +61,7 @@ RoutingNeeds RequestLifecycle::Prepare(ResolvedRequest request, Model model) {
   request_ = std::move(request);
   model_ = std::move(model);
   fingerprint_ = FingerprintOf(request_);
+  prefix_chain_ = PrefixChain(request_.prompt_token_ids);
   relay_.emplace(&request_, model_.tokenizer, options_.arrival, options_.max_stream_buffer_bytes);
   return Needs();
 }
@@ -67,6 +69,7 @@ RoutingNeeds RequestLifecycle::Prepare(ResolvedRequest request, Model model) {
 RoutingNeeds RequestLifecycle::Needs() const {
   RoutingNeeds needs;
   needs.model = model_.key;
+  needs.prefix_chain = prefix_chain_;
   needs.fingerprint = fingerprint_;
   const int64_t num_prompt_tokens = static_cast<int64_t>(request_.prompt_token_ids.size());
   needs.num_context_tokens = static_cast<int>(num_prompt_tokens + request_.sampling.max_tokens);
@@ -100,8 +103,13 @@ RouteRequest RequestLifecycle::Request(RouteKind kind) const {
   return request;
 }
 
-void RequestLifecycle::OnRefused(const absl::Status& status, Commands& commands) {
+void RequestLifecycle::OnRefused(const absl::Status& refusal, Commands& commands) {
   if (ending_) return;
+  // The queue knows no names; what is refused for what it did is looked for in logs.
+  const absl::Status status =
+      absl::IsInternal(refusal)
+          ? WithMessage(refusal, absl::StrCat("request ", options_.request_name, ": ", refusal.message()))
+          : refusal;
   if (lost_because_.empty()) {
     Fail(status, /*drop_pending=*/true, commands);
   } else {
@@ -368,6 +376,12 @@ void RequestLifecycle::OnClientGone(TimePoint now, Commands& commands) {
   if (ending_ && !finish_commanded_ && end_status_.ok()) end_status_ = status;
   Fail(status, /*drop_pending=*/true, commands);
   Flush(commands);
+  commands.push_back(WithdrawCall());
+}
+
+void RequestLifecycle::OnShutdown(const absl::Status& status, Commands& commands) {
+  if (ending_) return;
+  Fail(status, /*drop_pending=*/false, commands);
   commands.push_back(WithdrawCall());
 }
 

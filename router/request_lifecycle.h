@@ -162,6 +162,8 @@ class RequestLifecycle {
   // It cancelled, its connection broke, or its deadline passed.
   void OnClientGone(TimePoint now, Commands& commands);
   void OnTimer(Commands& commands);
+  // The router ends: the client gets what there is for it, then `status`.
+  void OnShutdown(const absl::Status& status, Commands& commands);
 
   // --- What there is.
   const std::string& request_name() const { return options_.request_name; }
@@ -211,6 +213,7 @@ class RequestLifecycle {
   Model model_;
   std::optional<GenerateRelay> relay_;
   uint64_t fingerprint_ = 0;
+  std::vector<uint64_t> prefix_chain_;
 
   // --- The attempt.
   uint32_t attempt_ = 0;     // from 1

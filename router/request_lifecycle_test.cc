@@ -246,6 +246,17 @@ TEST(RequestLifecycle, SaysWhyTheAttemptBeforeEndedWhenNobodyTakesItAgain) {
   EXPECT_EQ(call.ids, (std::vector<TokenId>{5}));
 }
 
+TEST(RequestLifecycle, IsNamedWhereItIsQuarantined) {
+  Driver call;
+  call.Arrive();
+  call.Start(10);
+  call.Lost(10);
+  call.lifecycle.OnRefused(absl::InternalError("the request is quarantined"), call.commands);
+  call.Settle();
+  EXPECT_EQ(call.status.code(), absl::StatusCode::kInternal);
+  EXPECT_NE(call.status.message().find("request req-1: the request is quarantined"), absl::string_view::npos);
+}
+
 TEST(RequestLifecycle, AClientThatGoesFreesTheGroupAndTheQueue) {
   for (const bool late : {false, true}) {
     Driver call(8, 1, 1 << 20, kStart + milliseconds(100));
@@ -390,6 +401,23 @@ TEST(RequestLifecycle, CarriesPriorityAndDeadlineAndAFingerprintWithoutTheSeed) 
   EXPECT_EQ(request_of(1, 2).deadline, kStart + milliseconds(9));
   EXPECT_EQ(request_of(1, 2).needs->fingerprint, request_of(2, 2).needs->fingerprint);
   EXPECT_NE(request_of(1, 2).needs->fingerprint, request_of(1, 3).needs->fingerprint);
+}
+
+TEST(RequestLifecycle, GivesItsClientWhatThereIsWhenTheRouterEnds) {
+  Driver call;
+  call.Arrive();
+  call.Start(10);
+  call.reads = false;
+  call.Tokens(10, 0, {5});
+  call.Tokens(10, 1, {6});
+  call.lifecycle.OnShutdown(absl::UnavailableError("shutting down"), call.commands);
+  EXPECT_EQ(Of<CancelAttempt>(call.commands).size(), 1);
+  EXPECT_EQ(Of<WithdrawCall>(call.commands).size(), 1);
+  call.reads = true;
+  call.lifecycle.OnWriteDone(true, call.commands);
+  call.Settle();
+  EXPECT_EQ(call.ids, (std::vector<TokenId>{5, 6}));
+  EXPECT_EQ(call.status.code(), absl::StatusCode::kUnavailable);
 }
 
 }  // namespace

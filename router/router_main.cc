@@ -20,7 +20,10 @@
 namespace outrider {
 namespace {
 
-constexpr long kPollNs = 50'000'000;
+constexpr long kPollNs = 20'000'000;
+constexpr int kExitSecondSignal = 1;
+// For what is ended by force to reach its clients.
+constexpr std::chrono::milliseconds kLastWords(500);
 
 // Readers see either no file or all of it.
 absl::Status WriteAtomically(const std::string& path, const std::string& content) {
@@ -58,15 +61,22 @@ absl::Status RunRouter(const v1::RouterConfig& config) {
   }
   LogInfo("got ", ::strsignal(signal), "; ", server->num_open_calls(), " requests are open, nothing new is taken");
   server->StartDrain();
-  const auto deadline = std::chrono::steady_clock::now() + kRouterDrainMax;
-  while (server->num_open_calls() > 0 && std::chrono::steady_clock::now() < deadline) {
-    const timespec poll{.tv_sec = 0, .tv_nsec = kPollNs};
-    if (::sigtimedwait(&signals, nullptr, &poll) > 0) {
-      LogWarning("got a second signal; ", server->num_open_calls(), " requests are dropped");
-      ::_exit(1);
+  const auto wait_for_calls = [&](std::chrono::milliseconds at_most) {
+    const auto deadline = std::chrono::steady_clock::now() + at_most;
+    while (server->num_open_calls() > 0 && std::chrono::steady_clock::now() < deadline) {
+      const timespec poll{.tv_sec = 0, .tv_nsec = kPollNs};
+      if (::sigtimedwait(&signals, nullptr, &poll) > 0) {
+        LogWarning("got a second signal; ", server->num_open_calls(), " requests are dropped");
+        ::_exit(kExitSecondSignal);
+      }
     }
+  };
+  wait_for_calls(std::chrono::milliseconds(config.drain_timeout_ms()));
+  if (server->num_open_calls() > 0) {
+    LogWarning(server->num_open_calls(), " requests did not end within drain_timeout_ms = ", config.drain_timeout_ms());
+    server->EndOpenCalls();
+    wait_for_calls(kLastWords);
   }
-  if (server->num_open_calls() > 0) LogWarning(server->num_open_calls(), " requests did not end in time");
   return absl::OkStatus();
 }
 

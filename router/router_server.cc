@@ -170,6 +170,11 @@ void RouterServer::WatchHealth() {
   }
 }
 
+void RouterServer::EndOpenCalls() {
+  calls_.EndAll(
+      absl::UnavailableError("this router ends, and the request did not within drain_timeout_ms; send it again"));
+}
+
 void RouterServer::StartDrain() {
   calls_.StartDrain();
   MutexLock lock(mu_);

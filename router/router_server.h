@@ -46,6 +46,8 @@ class RouterServer {
   void StartDrain();
   // The metrics page.
   std::string MetricsText() const { return metrics_registry_->ToText(); }
+  // Ends what is open with UNAVAILABLE, after what its clients have coming.
+  void EndOpenCalls();
   int num_open_calls() const { return calls_.num_open(); }
 
  private:

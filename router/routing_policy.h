@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "router/cluster_snapshot.h"
 
@@ -13,9 +14,10 @@ struct RoutingNeeds {
   ModelKey model;
   std::string numerics_id;  // not empty: only groups with this one (tokens were delivered already)
   int num_lanes = 1;
-  int num_context_tokens = 0;  // prompt + max_tokens of a lane; must fit the group's max_model_len
-  int64_t num_tokens = 0;      // load: prompt tokens and output tokens of all lanes
-  uint64_t fingerprint = 0;    // of prompt and parameters without the seed; policies do not look at it
+  int num_context_tokens = 0;          // prompt + max_tokens of a lane; must fit the group's max_model_len
+  int64_t num_tokens = 0;              // load: prompt tokens and output tokens of all lanes
+  std::vector<uint64_t> prefix_chain;  // of the prompt (prefix_index.h)
+  uint64_t fingerprint = 0;            // of prompt and parameters without the seed; policies do not look at it
 };
 
 enum class RoutingRefusal : uint8_t {

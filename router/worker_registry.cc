@@ -121,6 +121,9 @@ absl::StatusOr<HeartbeatNews> WorkerRegistry::Heartbeat(const GroupReport& repor
   if (news != HeartbeatNews::kNone || group.model != report.model || group.draining != report.who.draining) {
     pairing_is_old_ = true;
   }
+  const bool same_kind = news == HeartbeatNews::kNone && group.model == report.model &&
+                         group.numerics_id == report.numerics_id && group.max_model_len == report.max_model_len;
+  if (news != HeartbeatNews::kNone) group.life = ++last_life_;
   group.incarnation = report.who.incarnation;
   group.address = report.who.address;
   group.draining = report.who.draining;
@@ -139,6 +142,11 @@ absl::StatusOr<HeartbeatNews> WorkerRegistry::Heartbeat(const GroupReport& repor
   }
   group.foreign = {.num_lanes = std::max<int64_t>(0, report.load.num_lanes - group.own.num_lanes),
                    .num_tokens = std::max<int64_t>(0, report.load.num_tokens - group.own.num_tokens)};
+  if (same_kind) {
+    Refresh(group);
+  } else {
+    snapshot_.Rebuild();
+  }
   Remember(report.who, group_incarnations_);
   if (group.draining) {
     absl::erase_if(drained_, [&](const auto& entry) { return !group_incarnations_.contains(entry.first); });
@@ -217,6 +225,7 @@ std::vector<LostWorker> WorkerRegistry::Expire(TimePoint now) {
     }
   }
   if (!lost.empty()) pairing_is_old_ = true;
+  snapshot_.Rebuild();
   return lost;
 }
 
@@ -242,13 +251,17 @@ GroupFate WorkerRegistry::FateOf(const GroupRef& group) const {
 }
 
 void WorkerRegistry::SetConnected(absl::string_view id, uint64_t incarnation, bool connected) {
-  if (GroupView* group = MutableGroup(id, incarnation)) group->connected = connected;
+  if (GroupView* group = MutableGroup(id, incarnation)) {
+    group->connected = connected;
+    Refresh(*group);
+  }
 }
 
 void WorkerRegistry::Charge(absl::string_view id, uint64_t incarnation, const GroupLoad& load) {
   if (GroupView* group = MutableGroup(id, incarnation)) {
     group->own.num_lanes += load.num_lanes;
     group->own.num_tokens += load.num_tokens;
+    Refresh(*group);
   }
 }
 
@@ -257,11 +270,17 @@ void WorkerRegistry::Release(absl::string_view id, uint64_t incarnation, const G
     // A group that was lost and came back in the same incarnation begins at zero: nothing goes below.
     group->own.num_lanes = std::max<int64_t>(0, group->own.num_lanes - load.num_lanes);
     group->own.num_tokens = std::max<int64_t>(0, group->own.num_tokens - load.num_tokens);
+    Refresh(*group);
   }
 }
 
+void WorkerRegistry::Refresh(const GroupView& group) { snapshot_.Refresh(&group - snapshot_.groups.data()); }
+
 void WorkerRegistry::Hold(absl::string_view id, uint64_t incarnation) {
-  if (GroupView* group = MutableGroup(id, incarnation)) group->held = true;
+  if (GroupView* group = MutableGroup(id, incarnation)) {
+    group->held = true;
+    Refresh(*group);
+  }
 }
 
 std::optional<ModelKey> WorkerRegistry::model() const {

@@ -126,6 +126,8 @@ class WorkerRegistry {
  private:
   absl::Status CheckIdentity(const WorkerIdentity& who, absl::string_view role,
                              const absl::flat_hash_map<std::string, uint64_t>& incarnations) const;
+  // Its numbers or flags changed.
+  void Refresh(const GroupView& group);
   GroupView* MutableGroup(absl::string_view id, uint64_t incarnation);
   void Remember(const WorkerIdentity& who, absl::flat_hash_map<std::string, uint64_t>& incarnations);
 
@@ -133,6 +135,7 @@ class WorkerRegistry {
   FailureDetector group_detector_;
   FailureDetector draft_detector_;
   ClusterSnapshot snapshot_;
+  uint32_t last_life_ = 0;
   // Greatest incarnations heard, also of workers that are gone.
   absl::flat_hash_map<std::string, uint64_t> group_incarnations_;
   absl::flat_hash_map<std::string, uint64_t> draft_incarnations_;

@@ -42,7 +42,8 @@ PURE_FILES = (
     "router/generate_relay", "router/request", "router/request_validation",
     "router/routing_policy", "router/least_loaded_policy", "router/draft_pairing_policy", "router/retry_policy",
     "router/request_lifecycle", "router/dispatch_queue", "router/route_request", "router/retry_after",
-    "router/retry_budget", "router/service_rate", "router/quarantine",
+    "router/retry_budget", "router/service_rate", "router/quarantine", "router/prefix_index",
+    "router/prefix_affinity_policy",
     "worker/engine/draft_sequence", "worker/group/group_membership", "cli/cluster_plan", "cli/restart_policy",
     "cli/child_watch", "cli/metrics_merge",
 )

@@ -88,6 +88,10 @@ absl::StatusOr<Request> RequestFromProto(const v1::Submit& proto, TimePoint rece
     return absl::InvalidArgumentError(
         absl::StrCat("lookahead is ", proto.lookahead(), "; it may be -1 (auto) or 0 to ", kMaxLookahead));
   }
+  if (proto.priority() < -Request::kPriorityMax || proto.priority() > Request::kPriorityMax) {
+    return absl::InvalidArgumentError(absl::StrCat("priority is ", proto.priority(), "; it may be ",
+                                                   -Request::kPriorityMax, " to ", Request::kPriorityMax));
+  }
   Request request;
   request.prompt = Ids(proto.prompt_token_ids());
   ASSIGN_OR_RETURN(request.params, ParamsFromProto(proto.params(), /*lane=*/0));
@@ -97,6 +101,7 @@ absl::StatusOr<Request> RequestFromProto(const v1::Submit& proto, TimePoint rece
   if (proto.deadline_ms() != 0) request.deadline = received + std::chrono::milliseconds(proto.deadline_ms());
   request.draft = proto.draft();
   request.lookahead = proto.lookahead();
+  request.priority = proto.priority();
   return request;
 }
 

@@ -11,7 +11,12 @@ namespace outrider {
 
 struct Scheduler::Entry {
   Entry(SequenceId id, const Request& request, const RequestLane& lane, TimePoint now)
-      : sequence(id, request, lane), salt(request.prefix_salt), deadline(request.deadline), submitted(now) {
+      : sequence(id, request, lane),
+        salt(request.prefix_salt),
+        deadline(request.deadline),
+        submitted(now),
+        priority(request.priority),
+        rank(now - request.priority * kPriorityAgeing) {
     usage.prompt_tokens = sequence.num_prompt_tokens();
   }
 
@@ -25,6 +30,8 @@ struct Scheduler::Entry {
   const uint64_t salt;
   const TimePoint deadline;
   const TimePoint submitted;
+  const int priority;
+  const TimePoint rank;   // arrival, less what the priority is worth: everyone ages alike, so it never changes
   SequenceId first_lane;  // of its request; ids of lanes follow one another
   bool running = false;
   bool mirrored = false;    // ranks know it
@@ -74,7 +81,9 @@ struct Scheduler::Outstanding {
   }
 };
 
-bool Scheduler::ByArrival::operator()(const Entry* a, const Entry* b) const { return a->id() < b->id(); }
+bool Scheduler::ByRank::operator()(const Entry* a, const Entry* b) const {
+  return a->rank != b->rank ? a->rank < b->rank : a->id() < b->id();
+}
 
 absl::Status Scheduler::Validate(const SchedulerOptions& options) {
   const auto positive = [](const char* name, double value) {
@@ -303,9 +312,10 @@ const StepPlan& Scheduler::PlanStep(TimePoint now) {
   step.Clear(StepId(last_step_ + 1), now);
   step.plan.ends.swap(ends_);
 
+  PreemptForPriority();
   ShareTokens(now);
   bool preempted = false;
-  // In order of arrival: whoever is preempted comes later and has no span yet.
+  // In order of rank: whoever is preempted comes later and has no span yet.
   for (size_t i = 0; i < running_.size(); ++i) {
     Entry& entry = *running_[i];
     if (entry.step_tokens == 0) continue;
@@ -325,6 +335,24 @@ const StepPlan& Scheduler::PlanStep(TimePoint now) {
 void Scheduler::ExpireDeadlines(TimePoint now) {
   while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
     Fail(deadlines_.begin()->second, absl::DeadlineExceededError("the request's deadline has passed"));
+  }
+}
+
+// Makes room for the first that waits, at the price of running sequences of lower priority that come after it. Before
+// any span is planned, so what they give back is read by no span of this step.
+void Scheduler::PreemptForPriority() {
+  if (waiting_.empty()) return;
+  const Entry& first = **waiting_.begin();
+  if (first.num_stale_in_flight > 0 || WaitsForLane(first)) return;
+  // As Enter asks for it, but for what the prefix cache may spare.
+  const auto lacks_room = [&] {
+    return num_running() >= max_running_ ||
+           kv_.BlocksFor(first.sequence.num_tokens()) + num_running() > kv_.num_free_blocks();
+  };
+  while (!running_.empty() && first.priority > running_.back()->priority && ByRank()(&first, running_.back()) &&
+         lacks_room()) {
+    Preempt(*running_.back());
+    ++stats_.num_priority_preemptions;
   }
 }
 
@@ -401,7 +429,7 @@ int Scheduler::EndPosition(const Entry& entry) const {
   return std::min(end, entry.sequence.num_tokens_max());
 }
 
-// Blocks for the sequence's span: without its draft if they lack, then at the price of later arrivals. False if the
+// Blocks for the sequence's span: without its draft if they lack, then at the price of those after it. False if the
 // sequence itself had to go.
 bool Scheduler::ReserveOrPreempt(Entry& entry) {
   if (kv_.Reserve(entry.table, EndPosition(entry))) return true;
@@ -428,7 +456,7 @@ void Scheduler::Preempt(Entry& entry) {
   ++stats_.num_preemptions;
 }
 
-// Takes in waiting sequences in order of arrival while there are tokens and blocks: for all committed tokens of each,
+// Takes in waiting sequences in order of rank while there are tokens and blocks: for all committed tokens of each,
 // and one for every running sequence that may need its next block soon.
 void Scheduler::Admit(Outstanding& step, TimePoint now) {
   for (auto next = waiting_.begin(); next != waiting_.end();) {
@@ -441,7 +469,7 @@ void Scheduler::Admit(Outstanding& step, TimePoint now) {
     }
     if (!Enter(entry)) return;
     next = waiting_.erase(next);
-    running_.insert(std::upper_bound(running_.begin(), running_.end(), &entry, ByArrival()), &entry);
+    running_.insert(std::upper_bound(running_.begin(), running_.end(), &entry, ByRank()), &entry);
     entry.running = true;
     TakeTokens(entry);
     if (!kv_.Reserve(entry.table, EndPosition(entry))) entry.step_lookahead = 0;
@@ -690,8 +718,7 @@ absl::Status Scheduler::CheckInvariants() const {
     if (entry->num_told_blocks > entry->table.num_blocks()) return wrong("told ranks of blocks it does not have");
   }
   if (entries_.size() != running_.size() + waiting_.size()) return absl::InternalError("a sequence is on no list");
-  if (!std::is_sorted(running_.begin(), running_.end(), ByArrival()))
-    return absl::InternalError("running is not sorted");
+  if (!std::is_sorted(running_.begin(), running_.end(), ByRank())) return absl::InternalError("running is not sorted");
   if (num_running() > max_running_) return absl::InternalError("more sequences run than may");
   return kv_.CheckInvariants(tables);
 }

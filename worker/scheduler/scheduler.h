@@ -1,9 +1,13 @@
 // Scheduler decides what each step computes and what came of it: (state, event, now) -> decision. PURE.
 //
 // Continuous batching at the iteration level (Orca), chunked prompts (Sarathi), paged KV and preemption by recompute
-// (PagedAttention), prefix cache. First come, first served: a step first gives every running sequence that only lacks
-// its next token one row, then draft rows, then prompt chunks in order of arrival, then admits waiting sequences. When
-// blocks run out, drafts are dropped, then the latest arrival is preempted; it waits at its old place.
+// (PagedAttention), prefix cache. A step first gives every running sequence that only lacks its next token one row,
+// then draft rows, then prompt chunks in order of rank, then admits waiting sequences. When blocks run out, drafts are
+// dropped, then the last in rank is preempted; it waits at its old place.
+//
+// Rank is by priority and age: waiting for kPriorityAgeing is worth one priority, so nobody starves, and among equals
+// the first come is served first. Where the batch is full or blocks lack, a waiting sequence preempts running ones that
+// come after it and have a lower priority; between two steps, never within one.
 //
 // A sequence may wait for its draft, as long as its grant says; others go on without it. Only sequences whose drafts
 // are there wait for those that still wait, if nothing else is to be computed, and for kHoldShare of their step's time
@@ -73,7 +77,8 @@ struct SchedulerOptions {
 struct SchedulerStats {
   int64_t num_steps = 0;
   int64_t num_step_tokens = 0;  // rows
-  int64_t num_preemptions = 0;
+  int64_t num_preemptions = 0;  // those for priority among them
+  int64_t num_priority_preemptions = 0;
   int64_t num_cached_tokens = 0;
   int64_t num_rounds = 0;         // rows verified with a draft
   int64_t num_hidden_rounds = 0;  // of them, those whose draft was there without waiting
@@ -87,6 +92,7 @@ class Scheduler {
   // A prompt gets at least so many tokens a step, however long steps last: enough for progress, little beside a batch.
   static constexpr int kPromptTokensMin = 16;
   static constexpr double kHoldShare = 0.5;
+  static constexpr Duration kPriorityAgeing = std::chrono::seconds(1);
   static constexpr int kMaxLanes = 128;
   // Drafts kept beside a sequence; the oldest goes.
   static constexpr int kMaxPaths = 4;
@@ -151,7 +157,7 @@ class Scheduler {
  private:
   struct Entry;
   struct Outstanding;
-  struct ByArrival {
+  struct ByRank {
     bool operator()(const Entry* a, const Entry* b) const;
   };
 
@@ -170,6 +176,7 @@ class Scheduler {
   int EndPosition(const Entry& entry) const;
 
   // Parts of PlanStep, in order.
+  void PreemptForPriority();
   void ShareTokens(TimePoint now);
   void TakeTokens(Entry& entry);
   bool Holds(int num_waiting, TimePoint now);
@@ -189,8 +196,8 @@ class Scheduler {
   SchedulerStats stats_;
 
   absl::flat_hash_map<SequenceId, std::unique_ptr<Entry>> entries_;  // live ones
-  std::vector<Entry*> running_;                                      // by arrival
-  std::set<Entry*, ByArrival> waiting_;
+  std::vector<Entry*> running_;                                      // by rank
+  std::set<Entry*, ByRank> waiting_;
   std::set<std::pair<TimePoint, SequenceId>> deadlines_;
   std::vector<SequenceId> ends_;  // ended, not yet told to ranks
   std::vector<SequenceUpdate> updates_;

@@ -173,6 +173,7 @@ class World {
     request.draft = Pick(5) != 0;
     if (Pick(4) == 0) request.lookahead = Pick(kMaxLookahead + 1);
     if (Pick(10) == 0) request.deadline = now_ + FromMillis(Pick(400));
+    if (Pick(3) == 0) request.priority = Pick(2 * Request::kPriorityMax + 1) - Request::kPriorityMax;
     const int num_lanes = Pick(4) == 0 ? 2 + Pick(4) : 1;
     for (int lane = 0; lane < num_lanes; ++lane) {
       RequestLane& request_lane = request.lanes.emplace_back(RequestLane{.lane = static_cast<uint32_t>(lane)});

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -207,6 +208,66 @@ TEST_F(SchedulerTest, PreemptsTheLatestArrivalWhenBlocksRunOut) {
     Step(now++);
   }
   EXPECT_EQ(scheduler_.kv().num_used_blocks(), 0);
+}
+
+Request OfPriority(int priority, int max_tokens = 8) {
+  Request request = MakeRequest(4, max_tokens);
+  request.priority = priority;
+  return request;
+}
+
+TEST_F(SchedulerTest, AHigherPriorityTakesTheLastPlaceOfALowerOneBetweenSteps) {
+  std::vector<SequenceId> low;
+  for (int i = 0; i < 4; ++i) low.push_back(Submit(OfPriority(i == 2 ? 1 : 0)));
+  Step(0);
+  EXPECT_EQ(scheduler_.num_running(), 4);
+  const SequenceId high = Submit(OfPriority(2), 1);
+  const StepPlan plan = Step(2);
+  // The last in rank goes: of equal priority the latest, not the one of priority 1.
+  EXPECT_EQ(scheduler_.num_waiting(), 1);
+  EXPECT_EQ(scheduler_.Find(low[3])->num_computed_tokens(), 0);
+  EXPECT_EQ(std::count_if(plan.spans.begin(), plan.spans.end(), [&](const Span& s) { return s.sequence == high; }), 1);
+  EXPECT_EQ(std::count_if(plan.spans.begin(), plan.spans.end(), [&](const Span& s) { return s.sequence == low[3]; }),
+            0);
+  EXPECT_EQ(scheduler_.stats().num_priority_preemptions, 1);
+  for (double now = 4; scheduler_.Find(low[3]) != nullptr; now += 2) {
+    ASSERT_LT(now, 200);
+    Step(now);
+  }
+  EXPECT_EQ(scheduler_.stats().num_priority_preemptions, 1);
+  EXPECT_EQ(scheduler_.kv().num_used_blocks(), 0);
+}
+
+TEST_F(SchedulerTest, EqualPrioritiesPreemptNobodyAndAgeCountsAgainstPriority) {
+  for (int i = 0; i < 4; ++i) Submit(OfPriority(0, 40));
+  Step(0);
+  Submit(OfPriority(0), 1);
+  Step(2);
+  EXPECT_EQ(scheduler_.stats().num_priority_preemptions, 0);
+  // Those that run came more than two priorities' worth of waiting before.
+  const double later = ToMillis(2 * Scheduler::kPriorityAgeing) + 3;
+  Submit(OfPriority(2), later);
+  Step(later);
+  EXPECT_EQ(scheduler_.stats().num_priority_preemptions, 0);
+  Submit(OfPriority(3), later);
+  Step(later + 2);
+  EXPECT_EQ(scheduler_.stats().num_priority_preemptions, 1);
+}
+
+TEST_F(SchedulerTest, AHigherPriorityMakesRoomWhereBlocksLack) {
+  const SequenceId low = Submit(MakeRequest(40, 20));
+  Step(0);
+  Step(2);
+  Request request = MakeRequest(40, 8);
+  for (TokenId& token : request.prompt) token += 30;
+  const SequenceId equal = Submit(request, 3);
+  Step(4);
+  EXPECT_EQ(scheduler_.Find(equal)->num_computed_tokens(), 0);
+  request.priority = 1;
+  const SequenceId high = Submit(request, 5);
+  Step(6);
+  EXPECT_GT(scheduler_.Find(high)->num_computed_tokens(), 0);
+  EXPECT_EQ(scheduler_.Find(low)->num_computed_tokens(), 0);
 }
 
 TEST_F(SchedulerTest, CancelAndDeadlineFreeEverythingAtOnce) {

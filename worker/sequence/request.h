@@ -18,6 +18,7 @@ struct RequestLane {
 
 struct Request {
   static constexpr int kAutoLookahead = -1;
+  static constexpr int kPriorityMax = 16;
 
   std::vector<TokenId> prompt;
   SamplingParams params;           // of every lane, but for `lane`
@@ -25,6 +26,7 @@ struct Request {
   TimePoint deadline = TimePoint::max();
   bool draft = true;               // may be drafted for
   int lookahead = kAutoLookahead;  // draft tokens a round: auto or 0..kMaxLookahead
+  int priority = 0;                // -kPriorityMax..kPriorityMax; higher is computed first and preempted last
   uint64_t prefix_salt = 0;        // prefixes are shared only between requests of equal salt
 };
 

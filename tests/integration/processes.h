@@ -1,0 +1,44 @@
+// Processes of a cluster started one by one, for tests that kill, stop and end them: a router and target groups of one
+// rank, each the real program, without a supervisor.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/integration/process_fixture.h"
+
+namespace outrider {
+
+// As a shell says it: the exit code, or 128 + the signal that ended it.
+int ExitCode(int wait_status);
+
+class Processes {
+ public:
+  // `settings` go to the router as flags.
+  explicit Processes(const std::vector<std::string>& settings = {});
+
+  // Starts a target group, or one that has ended again, and returns at once.
+  void StartGroup(const std::string& group_id, int threads = 1);
+  // Waits until so many groups serve. False if they do not within 60 s.
+  bool AwaitGroups(int num_groups);
+
+  Process& router() { return *router_; }
+  Process& group(const std::string& group_id) { return *groups_.at(group_id); }
+  const std::string& grpc_address() const { return grpc_address_; }
+  // Of the metrics page; -1 if there is none.
+  double RouterMetric(const std::string& prefix) const;
+  double GroupMetric(const std::string& group_id, const std::string& prefix) const;
+  // The router's ledger.
+  std::string request_log() const { return folder_ + "requests.jsonl"; }
+
+ private:
+  const std::string folder_;
+  std::unique_ptr<Process> router_;
+  std::string grpc_address_;
+  std::string metrics_address_;
+  std::map<std::string, std::unique_ptr<Process>> groups_;
+};
+
+}  // namespace outrider
