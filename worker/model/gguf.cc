@@ -1,12 +1,6 @@
 #include "worker/model/gguf.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -173,30 +167,9 @@ std::string GgufTensor::ShapeString() const {
 }
 
 absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) {
-    const std::string message = absl::StrCat(path, ": ", std::strerror(errno), "; name an existing GGUF file");
-    return errno == ENOENT ? absl::NotFoundError(message) : absl::InvalidArgumentError(message);
-  }
-  struct stat status;
-  if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
-    close(fd);
-    return absl::InvalidArgumentError(absl::StrCat(path, ": not a regular file; name a GGUF file"));
-  }
-  if (status.st_size == 0) {
-    close(fd);
-    return absl::DataLossError(absl::StrCat(path, ": empty file; fetch the file again"));
-  }
-  const size_t size = static_cast<size_t>(status.st_size);
-  void* mapping = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
-  const int map_error = errno;
-  close(fd);
-  if (mapping == MAP_FAILED) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(path, ": can not map ", size, " bytes: ", std::strerror(map_error)));
-  }
-  std::unique_ptr<GgufFile> file(
-      new GgufFile(path, absl::MakeConstSpan(static_cast<const std::byte*>(mapping), size), mapping));
+  ASSIGN_OR_RETURN(std::unique_ptr<MappedFile> mapping, MappedFile::Open(path, "GGUF"));
+  const absl::Span<const std::byte> bytes = mapping->bytes();
+  std::unique_ptr<GgufFile> file(new GgufFile(path, bytes, std::move(mapping)));
   RETURN_IF_ERROR(file->ReadAll());
   return file;
 }
@@ -207,9 +180,7 @@ absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Parse(absl::Span<const std::
   return file;
 }
 
-GgufFile::~GgufFile() {
-  if (mapping_ != nullptr) munmap(mapping_, bytes_.size());
-}
+GgufFile::~GgufFile() = default;
 
 absl::Status GgufFile::ReadAll() {
   Cursor cursor(path_, bytes_);

@@ -6,9 +6,6 @@
 // file, the key or tensor, the value, and what to do: DATA_LOSS for a damaged or truncated file, INVALID_ARGUMENT for
 // one that is not GGUF, not of a known version, or lies about its content, NOT_FOUND for one that does not exist.
 //
-// The mapping is private and read only; a file that is truncated while it is mapped ends the process (SIGBUS), as
-// replacing a model in place always does: replace it by renaming.
-//
 // Thread safety: constant after construction.
 #pragma once
 
@@ -23,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "worker/model/mapped_file.h"
 
 namespace outrider {
 
@@ -124,8 +122,8 @@ class GgufFile {
     uint64_t offset;         // of the value's first byte; of an array, of its first item
   };
 
-  GgufFile(std::string path, absl::Span<const std::byte> bytes, void* mapping)
-      : path_(std::move(path)), bytes_(bytes), mapping_(mapping) {}
+  GgufFile(std::string path, absl::Span<const std::byte> bytes, std::unique_ptr<MappedFile> mapping)
+      : path_(std::move(path)), bytes_(bytes), mapping_(std::move(mapping)) {}
   absl::Status ReadAll();
   absl::StatusOr<const Entry*> Find(absl::string_view key) const;
   absl::Status WrongType(absl::string_view key, const Entry& entry, absl::string_view wanted) const;
@@ -135,7 +133,7 @@ class GgufFile {
 
   const std::string path_;
   const absl::Span<const std::byte> bytes_;
-  void* const mapping_;  // null for Parse
+  const std::unique_ptr<MappedFile> mapping_;  // null for Parse
   int version_ = 0;
   absl::flat_hash_map<absl::string_view, Entry> entries_;  // keys view the file
   std::vector<absl::string_view> keys_;
