@@ -32,15 +32,13 @@ Dispatcher::Dispatcher(const DispatchQueue::Options& options, const Clock* clock
              }),
       thread_([this] { Run(); }) {}
 
-Dispatcher::~Dispatcher() { Close(); }
-
-void Dispatcher::Close() {
+Dispatcher::~Dispatcher() {
   {
     MutexLock lock(mu_);
     stopped_ = true;
     Wake();
   }
-  if (thread_.joinable()) thread_.join();
+  thread_.join();
   absl::flat_hash_map<std::string, Client> clients;
   decltype(fenced_) fenced;
   {

@@ -63,9 +63,6 @@ class Dispatcher {
   Dispatcher(const DispatchQueue::Options& options, const Clock* clock, RouterMetrics* metrics);
   // REQUIRES: every call has ended.
   ~Dispatcher();
-  // What the destructor does. While a gRPC server lives, for what gRPC's threads run has holds on channels, and the
-  // last of those and of the servers must not end on one of them (gRPC joins its threads there).
-  void Close();
   Dispatcher(const Dispatcher&) = delete;
   Dispatcher& operator=(const Dispatcher&) = delete;
 

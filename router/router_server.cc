@@ -142,7 +142,6 @@ RouterServer::~RouterServer() {
     server_->Shutdown(std::chrono::system_clock::now());
     server_->Wait();
     calls_.AwaitNone();
-    dispatcher_.Close();  // before the server: see there
     server_.reset();
   }
 }

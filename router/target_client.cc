@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "router/callback_threads.h"
 #include "router/grpc_status.h"
 
 namespace outrider::router {
@@ -64,11 +65,10 @@ class TargetClient::ServeStream final : public grpc::ClientBidiReactor<v1::Targe
   }
   void OnWriteDone(bool ok) override { client_->OnStreamWritten(ok); }
   void OnDone(const grpc::Status& status) override {
-    std::shared_ptr<ServeStream> self = std::move(self_);
+    const std::shared_ptr<ServeStream> self = std::move(self_);
     CallGate* const gate = client_->options_.gate;
     client_->OnStreamDone(FromGrpcStatus(status));
     client_.reset();
-    self.reset();  // with its hold on the channel: see CallGate
     gate->Leave();
   }
 
@@ -97,6 +97,7 @@ TargetClient::~TargetClient() = default;
 
 std::shared_ptr<TargetClient> TargetClient::Create(Options options) {
   CHECK(options.clock != nullptr && options.gate != nullptr);
+  KeepCallbackThreads();
   return std::shared_ptr<TargetClient>(new TargetClient(std::move(options)));
 }
 
@@ -288,7 +289,7 @@ bool TargetClient::ended() const {
 
 void TargetClient::FetchModel(std::function<void(absl::StatusOr<v1::ModelDescription>)> done) {
   struct Call {
-    std::optional<grpc::ClientContext> context{std::in_place};
+    grpc::ClientContext context;
     v1::GetModelRequest request;
     v1::ModelDescription response;
     std::shared_ptr<TargetClient> client;
@@ -297,18 +298,18 @@ void TargetClient::FetchModel(std::function<void(absl::StatusOr<v1::ModelDescrip
   auto call = std::make_shared<Call>();
   call->client = shared_from_this();
   call->done = std::move(done);
-  call->context->set_deadline(std::chrono::system_clock::now() + kFetchTimeout);
+  call->context.set_deadline(std::chrono::system_clock::now() + kFetchTimeout);
   options_.gate->Enter();
   {
     MutexLock lock(mu_);
-    if (closed_) call->context->TryCancel();
-    fetches_.insert(&*call->context);
+    if (closed_) call->context.TryCancel();
+    fetches_.insert(&call->context);
   }
-  stub_->async()->GetModel(&*call->context, &call->request, &call->response, [call](grpc::Status status) {
+  stub_->async()->GetModel(&call->context, &call->request, &call->response, [call](grpc::Status status) {
     CallGate* const gate = call->client->options_.gate;
     {
       MutexLock lock(call->client->mu_);
-      call->client->fetches_.erase(&*call->context);
+      call->client->fetches_.erase(&call->context);
     }
     if (status.ok()) {
       call->done(std::move(call->response));
@@ -316,7 +317,6 @@ void TargetClient::FetchModel(std::function<void(absl::StatusOr<v1::ModelDescrip
       call->done(FromGrpcStatus(status));
     }
     call->client.reset();
-    call->context.reset();  // with its hold on the channel: see CallGate
     gate->Leave();
   });
 }

@@ -44,9 +44,7 @@ class AttemptListener {
   virtual void OnHandOver(uint64_t request_id) = 0;
 };
 
-// Counts calls that are open, so that whoever owns what their callbacks use can wait for the last. A call leaves when
-// it holds nothing any more, its channel included: gRPC's callback threads belong to the channels and servers of the
-// process, and if the last of these goes on such a thread, it joins itself and frees its queue twice (gRPC 1.51).
+// Counts calls that are open, so that whoever owns what their callbacks use can wait for the last.
 class CallGate {
  public:
   void Enter();
