@@ -16,6 +16,7 @@ void ServiceRate::Advance(TimePoint now) {
     const double kept = std::exp2(-seconds * 1000 / ToMillis(kHalfLife));
     busy_seconds_ = busy_seconds_ * kept + seconds;
     busy_tokens_ *= kept;
+    busy_served_ *= kept;
   }
   advanced_to_ = now;
 }
@@ -28,14 +29,19 @@ void ServiceRate::SetBusy(bool busy, TimePoint now) {
 
 void ServiceRate::Served(int64_t num_tokens, Duration served_in, TimePoint now) {
   Advance(now);
-  if (busy_) busy_tokens_ += static_cast<double>(num_tokens);
+  if (busy_) {
+    busy_tokens_ += static_cast<double>(num_tokens);
+    ++busy_served_;
+  }
   num_served_ = num_served_ * kServedKept + 1;
   service_ms_ = service_ms_ * kServedKept + ToMillis(served_in);
 }
 
 std::optional<double> ServiceRate::TokensPerSecond(TimePoint now) {
   Advance(now);
-  if (busy_seconds_ * 1000 < ToMillis(kMeasuredMin) || busy_tokens_ <= 0) return std::nullopt;
+  if (busy_seconds_ * 1000 < ToMillis(kMeasuredMin) || busy_served_ < kServedMin || busy_tokens_ <= 0) {
+    return std::nullopt;
+  }
   return busy_tokens_ / busy_seconds_;
 }
 

@@ -17,8 +17,10 @@ namespace outrider::router {
 class ServiceRate {
  public:
   static constexpr Duration kHalfLife = std::chrono::seconds(5);
-  // Nothing is said of a rate that was measured for less.
+  // Nothing is said of a rate that was measured for less, or from fewer requests within what is remembered: short ones
+  // end first, and a cluster that stands still for a moment does not serve at a crawl.
   static constexpr Duration kMeasuredMin = std::chrono::milliseconds(500);
+  static constexpr double kServedMin = 8;
 
   // From now on somebody waits, or nobody does. REQUIRES, here and below: `now` never goes back.
   void SetBusy(bool busy, TimePoint now);
@@ -39,6 +41,7 @@ class ServiceRate {
   TimePoint advanced_to_{};
   double busy_seconds_ = 0;
   double busy_tokens_ = 0;
+  double busy_served_ = 0;
   double num_served_ = 0;
   double service_ms_ = 0;
 };

@@ -33,6 +33,17 @@ TEST(ServiceRate, ForgetsWhatIsOld) {
   EXPECT_NEAR(*rate.TokensPerSecond(now), 100, 20);
 }
 
+TEST(ServiceRate, SaysNothingFromFewRequestsOrOfAStandstill) {
+  ServiceRate rate;
+  TimePoint now = kStart;
+  rate.SetBusy(true, now);
+  for (int i = 0; i < 5; ++i) rate.Served(10, milliseconds(500), now += milliseconds(200));
+  EXPECT_FALSE(rate.TokensPerSecond(now).has_value()) << "the short ones of a first batch";
+  for (int i = 0; i < 20; ++i) rate.Served(10, milliseconds(500), now += milliseconds(10));
+  EXPECT_TRUE(rate.TokensPerSecond(now).has_value());
+  EXPECT_FALSE(rate.TokensPerSecond(now + std::chrono::seconds(20)).has_value());
+}
+
 TEST(ServiceRate, KnowsHowLongARequestLasts) {
   ServiceRate rate;
   EXPECT_EQ(rate.MeanServiceTime(), Duration::zero());
