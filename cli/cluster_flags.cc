@@ -23,6 +23,10 @@ void AddClusterFlags(CLI::App& command, ClusterOptions& options) {
   command
       .add_option("--kv-cache-bytes", options.kv_cache_bytes, "KV memory a rank, in bytes; 0: sized by max-sequences")
       ->type_name("[0]");
+  command
+      .add_option("--gpu-memory-utilization", options.gpu_memory_utilization,
+                  "Share of a GPU's memory that a target rank may take; a draft worker on it takes 0.1")
+      ->type_name("[0.85]");
   command.add_option("--max-sequences", options.max_sequences, "Sequences a group computes at once")->type_name("[64]");
 }
 

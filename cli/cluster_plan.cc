@@ -30,6 +30,11 @@ absl::Status Validate(const ClusterOptions& options) {
                                      CheckRange("--threads", options.threads, 0, 1024)}) {
     if (!status.ok()) return status;
   }
+  // Written so that NaN fails.
+  if (!(options.gpu_memory_utilization >= 0.01 && options.gpu_memory_utilization <= 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--gpu-memory-utilization is ", options.gpu_memory_utilization, "; it may be 0.01 to 1"));
+  }
   if (!IsOneOf(options.device, {"auto", "cpu", "cuda"})) {
     return absl::InvalidArgumentError(absl::StrCat("--device '", options.device, "' is none of auto, cpu, cuda"));
   }
@@ -83,7 +88,9 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
            flag("tensor-parallel-size", options.tensor_parallel_size), flag("rank", rank), flag("host", socket(rank)),
            flag("device", options.device), flag("numerics", options.numerics), flag("lookahead", options.lookahead),
            flag("threads", threads.per_rank), flag("max-model-len", options.max_model_len),
-           flag("kv-cache-bytes", options.kv_cache_bytes), flag("max-sequences", options.max_sequences)}};
+           flag("kv-cache-bytes", options.kv_cache_bytes),
+           flag("gpu-memory-utilization", options.gpu_memory_utilization),
+           flag("max-sequences", options.max_sequences)}};
       process.labels = {{"group", unit.name}, {"rank", absl::StrCat(rank)}};
       add_health(process, absl::StrCat(unit.name, "-", rank));
       process.args.push_back(rank == 0 ? flag("router-address", router_address) : flag("leader-address", socket(0)));

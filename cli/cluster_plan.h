@@ -22,6 +22,7 @@ struct ClusterOptions {
   uint32_t threads = 0;  // of the machine; 0: all cores
   uint32_t max_model_len = 0;
   uint64_t kv_cache_bytes = 0;
+  double gpu_memory_utilization = 0.85;
   uint32_t max_sequences = 64;
   std::string host = "127.0.0.1";
   uint32_t grpc_port = 9000;

@@ -75,6 +75,8 @@ TEST(ClusterPlan, NamesTheFlagThatIsWrong) {
             std::string::npos);
   EXPECT_NE(message([](ClusterOptions& o) { o.grpc_port = 65536; }).find("--grpc-port 65536"), std::string::npos);
   EXPECT_NE(message([](ClusterOptions& o) { o.lookahead = "33"; }).find("--lookahead '33'"), std::string::npos);
+  EXPECT_NE(message([](ClusterOptions& o) { o.gpu_memory_utilization = 0; }).find("--gpu-memory-utilization is 0"),
+            std::string::npos);
   EXPECT_NE(message([](ClusterOptions& o) { o.device = "tpu"; }).find("--device 'tpu'"), std::string::npos);
   EXPECT_NE(message([](ClusterOptions& o) { o.numerics = "fast"; }).find("--numerics 'fast'"), std::string::npos);
 }

@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "text/tokenizer_definition.h"
+#include "worker/model/cuda_backend.h"
 #include "worker/model/model_description.h"
 
 namespace outrider {
@@ -21,7 +22,14 @@ absl::StatusOr<ModelDescription> Describe(const std::string& path) {
 
 absl::Status CheckModels(const ClusterOptions& options) {
   if (options.device == "cuda") {
-    return absl::InvalidArgumentError("--device cuda: this build computes on CPUs only; use --device cpu or auto");
+    if (const absl::Status usable = CheckCuda(0); !usable.ok()) {
+      return absl::Status(usable.code(), absl::StrCat("--device cuda: ", usable.message()));
+    }
+    if (options.tensor_parallel_size > 1) {
+      return absl::UnimplementedError(absl::StrCat("--tensor-parallel-size ", options.tensor_parallel_size,
+                                                   " with --device cuda: this build computes on one GPU a group; use "
+                                                   "--tensor-parallel-size 1, or --device cpu"));
+    }
   }
   ASSIGN_OR_RETURN(const ModelDescription target, Describe(options.model));
   if (static_cast<int>(options.tensor_parallel_size) > target.config.num_heads) {

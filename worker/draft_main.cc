@@ -54,21 +54,27 @@ absl::Status RunDraft(const v1::DraftConfig& config) {
   ASSIGN_OR_RETURN(load_options.numerics, ParseNumerics(config.numerics()));
   load_options.num_threads = ResolveThreads(config.threads(), 1);
   load_options.max_model_len = static_cast<int>(config.max_model_len());
+  ASSIGN_OR_RETURN(load_options.device, ResolveDevice(config.device(), load_options.numerics, 0));
   ASSIGN_OR_RETURN(const std::unique_ptr<LoadedModel> model, LoadModel(config.model(), load_options));
   ASSIGN_OR_RETURN(const bool run_ahead, ResolveRunAhead(config.run_ahead()));
   const int block_size = static_cast<int>(config.block_size());
   const int max_sequences = static_cast<int>(config.max_sequences());
   const int max_step_tokens = static_cast<int>(config.max_step_tokens());
+  RunnerOptions runner_options{.block_size = block_size,
+                               .max_step_tokens = max_step_tokens,
+                               .max_sequences = std::min(max_sequences, max_step_tokens)};
+  int64_t device_bytes = 0;
+  if (model->device() == Device::kCuda) {
+    ASSIGN_OR_RETURN(device_bytes, model->CudaKvBytes(runner_options, config.gpu_memory_utilization()));
+  }
   ASSIGN_OR_RETURN(const int num_blocks, ResolveNumBlocks({.kv_cache_bytes = config.kv_cache_bytes(),
+                                                           .device_bytes = static_cast<uint64_t>(device_bytes),
                                                            .bytes_per_block = model->kv_bytes_per_block(block_size),
                                                            .block_size = block_size,
                                                            .max_model_len = model->max_model_len(),
                                                            .max_sequences = max_sequences}));
-  ASSIGN_OR_RETURN(const std::unique_ptr<ModelRunner> runner,
-                   model->CreateRunner({.num_kv_blocks = num_blocks,
-                                        .block_size = block_size,
-                                        .max_step_tokens = max_step_tokens,
-                                        .max_sequences = std::min(max_sequences, max_step_tokens)}));
+  runner_options.num_kv_blocks = num_blocks;
+  ASSIGN_OR_RETURN(const std::unique_ptr<ModelRunner> runner, model->CreateRunner(runner_options));
   const std::string fingerprint = text::Fingerprint(model->tokenizer());
 
   DrafterMetrics metrics(registry);

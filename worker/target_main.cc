@@ -73,24 +73,41 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> Load(const v1::TargetConfig& config
   options.world_size = static_cast<int>(config.tensor_parallel_size());
   options.num_threads = ResolveThreads(config.threads(), config.tensor_parallel_size());
   options.max_model_len = static_cast<int>(config.max_model_len());
+  options.device_index = options.rank;
+  ASSIGN_OR_RETURN(options.device, ResolveDevice(config.device(), options.numerics, options.device_index));
+  if (options.device == Device::kCuda && options.world_size > 1) {
+    if (config.device() == "cuda") {
+      return absl::UnimplementedError(
+          absl::StrCat("tensor_parallel_size is ", options.world_size,
+                       ", but this build computes on one GPU a group; use 1, or device cpu"));
+    }
+    options.device = Device::kCpu;
+  }
   return LoadModel(config.model(), options);
+}
+
+RunnerOptions MakeRunnerOptions(const v1::TargetConfig& config, const LoadedModel& model, Communicator* communicator,
+                                int64_t num_kv_blocks) {
+  return {.communicator = communicator,
+          .num_kv_blocks = static_cast<int>(num_kv_blocks),
+          .block_size = static_cast<int>(config.block_size()),
+          .max_step_tokens = ResolveMaxStepTokens(config.max_step_tokens(), config.max_sequences(), model.device()),
+          .max_sequences = static_cast<int>(config.max_sequences())};
 }
 
 absl::StatusOr<int> NumBlocks(const v1::TargetConfig& config, const LoadedModel& model) {
   const int block_size = static_cast<int>(config.block_size());
+  int64_t device_bytes = 0;
+  if (model.device() == Device::kCuda) {
+    ASSIGN_OR_RETURN(device_bytes,
+                     model.CudaKvBytes(MakeRunnerOptions(config, model, nullptr, 0), config.gpu_memory_utilization()));
+  }
   return ResolveNumBlocks({.kv_cache_bytes = config.kv_cache_bytes(),
+                           .device_bytes = static_cast<uint64_t>(device_bytes),
                            .bytes_per_block = model.kv_bytes_per_block(block_size),
                            .block_size = block_size,
                            .max_model_len = model.max_model_len(),
                            .max_sequences = static_cast<int>(config.max_sequences())});
-}
-
-RunnerOptions MakeRunnerOptions(const v1::TargetConfig& config, Communicator& communicator, int64_t num_kv_blocks) {
-  return {.communicator = &communicator,
-          .num_kv_blocks = static_cast<int>(num_kv_blocks),
-          .block_size = static_cast<int>(config.block_size()),
-          .max_step_tokens = ResolveMaxStepTokens(config.max_step_tokens(), config.max_sequences()),
-          .max_sequences = static_cast<int>(config.max_sequences())};
 }
 
 v1::ModelDescription Describe(const LoadedModel& model) {
@@ -116,7 +133,8 @@ absl::StatusOr<TargetEngine::Options> MakeEngineOptions(const v1::TargetConfig& 
   options.scheduler.prefix_cache = config.prefix_cache();
   options.scheduler.max_sequences = static_cast<int>(config.max_sequences());
   options.scheduler.max_waiting_sequences = static_cast<int>(config.max_waiting_sequences());
-  options.scheduler.max_step_tokens = ResolveMaxStepTokens(config.max_step_tokens(), config.max_sequences());
+  options.scheduler.max_step_tokens =
+      ResolveMaxStepTokens(config.max_step_tokens(), config.max_sequences(), model.device());
   options.scheduler.step_time_ms_max = config.step_time_ms_max();
   RETURN_IF_ERROR(Scheduler::Validate(options.scheduler));
   options.drafts.vocab_size = model.config().vocab_size;
@@ -230,8 +248,9 @@ absl::Status RunLeader(const v1::TargetConfig& config, TerminationWatcher& termi
   RETURN_IF_ERROR(WriteAddresses(config, *server, metrics_server.get()));
 
   RETURN_IF_ERROR(group->WaitForRanks(std::chrono::milliseconds(config.join_timeout_ms())));
-  ASSIGN_OR_RETURN(const std::unique_ptr<ModelRunner> runner,
-                   model->CreateRunner(MakeRunnerOptions(config, group->communicator(), group->num_kv_blocks())));
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<ModelRunner> runner,
+      model->CreateRunner(MakeRunnerOptions(config, *model, &group->communicator(), group->num_kv_blocks())));
   GroupBackend backend(*runner, group->communicator(), &progress);
   ASSIGN_OR_RETURN(const TargetEngine::Options engine_options,
                    MakeEngineOptions(config, *model, group->num_kv_blocks()));
@@ -343,7 +362,7 @@ absl::Status RunFollowing(const v1::TargetConfig& config, TerminationWatcher& te
       {.vocab_size = model->config().vocab_size, .max_model_len = model->max_model_len()},
       [&](Communicator& communicator, int64_t num_kv_blocks) -> absl::StatusOr<std::unique_ptr<StepBackend>> {
         ASSIGN_OR_RETURN(std::unique_ptr<ModelRunner> runner,
-                         model->CreateRunner(MakeRunnerOptions(config, communicator, num_kv_blocks)));
+                         model->CreateRunner(MakeRunnerOptions(config, *model, &communicator, num_kv_blocks)));
         joined = true;
         // The group's own watch ends the process if this lasts; see LeaderGroup.
         health.Set([] { return std::string(); },

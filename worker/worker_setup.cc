@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
+#include "worker/model/cuda_backend.h"
 #include "worker/sequence/request.h"
 #include "worker/step/draft_offer.h"  // kMaxLookahead
 
@@ -34,15 +35,26 @@ absl::Status CheckBlockSize(uint32_t block_size) {
       absl::StrCat("block_size is ", block_size, "; it must be a power of two up to ", kMaxBlockSize));
 }
 
+// Written so that NaN fails.
+absl::Status CheckUtilization(double share) {
+  if (share >= 0.01 && share <= 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("gpu_memory_utilization is ", share, "; it may be 0.01 to 1"));
+}
+
 }  // namespace
 
 absl::Status CheckDevice(const std::string& device) {
-  if (device == "auto" || device == "cpu") return absl::OkStatus();
-  if (device == "cuda") {
-    return absl::UnimplementedError(
-        "device is cuda, but this build has no CUDA; use device cpu or auto, or a build that was made with it");
-  }
+  if (device == "auto" || device == "cpu" || device == "cuda") return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("device is '", device, "'; it may be auto, cpu or cuda"));
+}
+
+absl::StatusOr<Device> ResolveDevice(const std::string& device, Numerics numerics, int device_index) {
+  RETURN_IF_ERROR(CheckDevice(device));
+  if (device == "cpu" || (device == "auto" && numerics != Numerics::kInvariant)) return Device::kCpu;
+  const absl::Status usable = CheckCuda(device_index);
+  if (usable.ok()) return Device::kCuda;
+  if (device == "auto") return Device::kCpu;
+  return absl::Status(usable.code(), absl::StrCat("device is cuda: ", usable.message()));
 }
 
 absl::StatusOr<Numerics> ParseNumerics(const std::string& numerics) {
@@ -86,6 +98,16 @@ absl::StatusOr<int> ResolveNumBlocks(const KvSizing& sizing) {
       return absl::InvalidArgumentError(absl::StrCat("kv_cache_bytes is ", sizing.kv_cache_bytes, ", but one block of ",
                                                      sizing.block_size, " tokens takes ", sizing.bytes_per_block));
     }
+  } else if (sizing.device_bytes > 0) {
+    num_blocks = static_cast<int64_t>(
+        std::min<uint64_t>(sizing.device_bytes / static_cast<uint64_t>(sizing.bytes_per_block), all_could_use));
+    if (num_blocks < of_one_sequence) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat(sizing.device_bytes >> 20, " MiB of the GPU are left for keys and values: ", num_blocks,
+                       " blocks of ", sizing.block_size, " tokens, but one sequence of max_model_len ",
+                       sizing.max_model_len, " takes ", of_one_sequence, " blocks of ", sizing.bytes_per_block >> 10,
+                       " KiB. Lower max_model_len, or raise gpu_memory_utilization"));
+    }
   } else {
     const int64_t wanted = blocks_for(sizing.max_model_len / 4) * sizing.max_sequences;
     const int64_t affordable = static_cast<int64_t>(kKvCacheBytesAuto) / sizing.bytes_per_block;
@@ -94,9 +116,10 @@ absl::StatusOr<int> ResolveNumBlocks(const KvSizing& sizing) {
   return static_cast<int>(std::min<int64_t>(num_blocks, std::numeric_limits<int>::max() / kMaxBlockSize));
 }
 
-int ResolveMaxStepTokens(uint32_t max_step_tokens, uint32_t max_sequences) {
+int ResolveMaxStepTokens(uint32_t max_step_tokens, uint32_t max_sequences, Device device) {
   if (max_step_tokens > 0) return static_cast<int>(max_step_tokens);
-  return std::max(kMaxStepTokensAuto, static_cast<int>(max_sequences));
+  return std::max(device == Device::kCuda ? kMaxStepTokensAutoCuda : kMaxStepTokensAuto,
+                  static_cast<int>(max_sequences));
 }
 
 absl::StatusOr<bool> ResolveRunAhead(const std::string& run_ahead) {
@@ -130,6 +153,7 @@ absl::Status Validate(const v1::TargetConfig& config) {
   }
   RETURN_IF_ERROR(CheckDevice(config.device()));
   RETURN_IF_ERROR(ParseNumerics(config.numerics()).status());
+  RETURN_IF_ERROR(CheckUtilization(config.gpu_memory_utilization()));
   RETURN_IF_ERROR(ParseLookahead(config.lookahead()).status());
   RETURN_IF_ERROR(CheckRange("grpc_port", config.grpc_port(), 0, 65535));
   RETURN_IF_ERROR(CheckRange("metrics_port", config.metrics_port(), 0, 65535));
@@ -167,6 +191,7 @@ absl::Status Validate(const v1::DraftConfig& config) {
   if (config.worker_id().empty()) return absl::InvalidArgumentError("worker_id is empty");
   RETURN_IF_ERROR(CheckDevice(config.device()));
   RETURN_IF_ERROR(ParseNumerics(config.numerics()).status());
+  RETURN_IF_ERROR(CheckUtilization(config.gpu_memory_utilization()));
   RETURN_IF_ERROR(CheckRange("grpc_port", config.grpc_port(), 0, 65535));
   RETURN_IF_ERROR(CheckRange("metrics_port", config.metrics_port(), 0, 65535));
   RETURN_IF_ERROR(CheckBlockSize(config.block_size()));

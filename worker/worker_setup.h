@@ -10,12 +10,17 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "proto/config.pb.h"
+#include "worker/model/device.h"
 #include "worker/model/loaded_model.h"
 
 namespace outrider {
 
-// OK for auto and cpu. UNIMPLEMENTED with the remedy for cuda, which this build does not have.
+// INVALID_ARGUMENT unless it is auto, cpu or cuda.
 absl::Status CheckDevice(const std::string& device);
+
+// auto is the GPU where one can be used and `numerics` can be had there, else the CPU. For cuda the errors of
+// CheckCuda: no CUDA in this build, no GPU, an old driver, another compute capability.
+absl::StatusOr<Device> ResolveDevice(const std::string& device, Numerics numerics, int device_index);
 
 absl::StatusOr<Numerics> ParseNumerics(const std::string& numerics);
 
@@ -31,10 +36,13 @@ absl::StatusOr<bool> ResolveRunAhead(const std::string& run_ahead);
 // Comma-separated HOST:PORT or unix:PATH; blanks around them and empty ones are left out.
 std::vector<std::string> SplitAddresses(const std::string& addresses);
 
-// KV blocks that `kv_cache_bytes` hold; 0: enough for max_sequences of a quarter of max_model_len, and for one of all
-// of it, within kKvCacheBytesAuto. Never more than all sequences could use.
+// KV blocks that `kv_cache_bytes` hold; 0: what `device_bytes` hold (a GPU's memory is there to be used), or without
+// them enough for max_sequences of a quarter of max_model_len, and for one of all of it, within kKvCacheBytesAuto.
+// Never more than all sequences could use. RESOURCE_EXHAUSTED if `device_bytes` do not hold one sequence of full
+// length.
 struct KvSizing {
   uint64_t kv_cache_bytes = 0;
+  uint64_t device_bytes = 0;
   int64_t bytes_per_block = 0;
   int block_size = 0;
   int max_model_len = 0;
@@ -43,10 +51,11 @@ struct KvSizing {
 inline constexpr uint64_t kKvCacheBytesAuto = uint64_t{2} << 30;
 absl::StatusOr<int> ResolveNumBlocks(const KvSizing& sizing);
 
-// Tokens a step may have where nothing is set: room for a prompt chunk of any CPU within step_time_ms_max, and small
-// enough that the logits of one step (4 bytes * vocabulary a row) stay near 100 MB.
+// Tokens a step may have where nothing is set. CPU: room for a prompt chunk within step_time_ms_max, and small enough
+// that the logits of one step (4 bytes * vocabulary a row) stay near 100 MB. GPU: where products reach their rate.
 inline constexpr int kMaxStepTokensAuto = 512;
-int ResolveMaxStepTokens(uint32_t max_step_tokens, uint32_t max_sequences);
+inline constexpr int kMaxStepTokensAutoCuda = 2048;
+int ResolveMaxStepTokens(uint32_t max_step_tokens, uint32_t max_sequences, Device device);
 
 // Where a worker's metrics are served, or empty: nowhere.
 std::string ResolveMetricsHost(const std::string& metrics_host, const std::string& host, bool has_metrics_port);

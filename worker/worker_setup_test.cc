@@ -47,13 +47,39 @@ TEST(ValidateTarget, NamesTheSettingAndItsValue) {
   EXPECT_NE(Refusal(config).find("max_step_tokens is 8"), std::string::npos);
 }
 
-TEST(ValidateTarget, SaysThatThisBuildHasNoCuda) {
+TEST(ResolveDevice, TakesTheCpuWhereNoGpuCanBeUsedAndSaysWhyWhenOneIsAskedFor) {
+  // A build for CPUs, or one with CUDA on a machine without a GPU; with a GPU there is nothing to refuse.
+  if (CheckCuda(0).ok()) GTEST_SKIP() << "there is a GPU here";
+  EXPECT_EQ(*ResolveDevice("auto", Numerics::kInvariant, 0), Device::kCpu);
+  EXPECT_EQ(*ResolveDevice("cpu", Numerics::kReference, 0), Device::kCpu);
+  const absl::Status refusal = ResolveDevice("cuda", Numerics::kInvariant, 0).status();
+  EXPECT_NE(std::string(refusal.message()).find("device is cuda: "), std::string::npos);
+  EXPECT_NE(std::string(refusal.message()).find("use device cpu"), std::string::npos);
+  EXPECT_EQ(ResolveDevice("tpu", Numerics::kInvariant, 0).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(ValidateTarget, NamesADeviceAndAShareOfMemoryThatCanNotBe) {
   v1::TargetConfig config = GoodTarget();
-  config.set_device("cuda");
-  EXPECT_EQ(Validate(config).code(), absl::StatusCode::kUnimplemented);
-  EXPECT_NE(Refusal(config).find("use device cpu"), std::string::npos);
   config.set_device("tpu");
   EXPECT_EQ(Validate(config).code(), absl::StatusCode::kInvalidArgument);
+  config = GoodTarget();
+  config.set_gpu_memory_utilization(1.5);
+  EXPECT_NE(Refusal(config).find("gpu_memory_utilization is 1.5"), std::string::npos);
+}
+
+TEST(ResolveNumBlocks, UsesWhatAGpuHasLeft) {
+  KvSizing sizing{
+      .device_bytes = 100'500, .bytes_per_block = 1'000, .block_size = 16, .max_model_len = 1024, .max_sequences = 4};
+  EXPECT_EQ(*ResolveNumBlocks(sizing), 100);
+  sizing.device_bytes = 1 << 30;
+  EXPECT_EQ(*ResolveNumBlocks(sizing), 4 * 64);
+  sizing.kv_cache_bytes = 10'000;  // set: holds
+  EXPECT_EQ(*ResolveNumBlocks(sizing), 10);
+  sizing.kv_cache_bytes = 0;
+  sizing.device_bytes = 63'999;
+  const absl::Status refusal = ResolveNumBlocks(sizing).status();
+  EXPECT_EQ(refusal.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(std::string(refusal.message()).find("63 blocks"), std::string::npos);
 }
 
 TEST(ValidateDraft, TakesTheDefaultsAndNamesWhatIsWrong) {

@@ -21,13 +21,11 @@ using device::WaitForEarlierKernels;
 using device::WarpMax;
 using device::WarpSum;
 
-constexpr int kWarps = 4;
-constexpr int kThreads = kWarps * 32;
 constexpr int kRange = kAttentionRangeSize;
 constexpr int kScoreStride = kRange + 8;  // floats; rows begin in different banks
 constexpr float kNone = -__builtin_huge_valf();
 
-// ---- rope and append: a block a row, a thread a pair of elements
+// ---- rope and append: a block some heads of a row, a thread a pair of elements
 
 __global__ void __launch_bounds__(256) RopeAppend(const DeviceRopeAppendArgs args) {
   LetLaterKernelsStart();
@@ -45,7 +43,8 @@ __global__ void __launch_bounds__(256) RopeAppend(const DeviceRopeAppendArgs arg
   __half* const k_storage = static_cast<__half*>(args.k_storage);
   __half* const v_storage = static_cast<__half*>(args.v_storage);
   const auto value = [&](int index) { return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(qkv)[index]); };
-  for (int i = threadIdx.x; i < (num_rope_heads + num_kv_heads) * num_pairs; i += blockDim.x) {
+  const int i = blockIdx.y * blockDim.x + threadIdx.x;
+  if (i < (num_rope_heads + num_kv_heads) * num_pairs) {
     const int head = i / num_pairs, pair = i % num_pairs;
     // The pair's two elements within the head.
     int first = 2 * pair, second = 2 * pair + 1;
@@ -130,27 +129,44 @@ __device__ __forceinline__ uint32_t PieceOffset(int row, int piece) {
   return static_cast<uint32_t>((row * kPieces + swapped) * 16);
 }
 
-template <int kHeadDim, int kTiles>  // tiles of 16 pairs
+// How a block is built. None of it changes a sum's order.
+enum class Build : uint8_t {
+  kFast,  // one tile of 16 pairs; keys and values of a range side by side: for few blocks, soonest done
+  // One tile; the second half of the values takes the keys' place, so that two blocks fit a multiprocessor and one
+  // computes while the other loads: for many blocks.
+  kCompact,
+  kWide,  // four tiles, one a warp: many rows share each load of keys and values
+};
+
+template <int kHeadDim, Build kBuild>
 struct AttentionShape {
+  static constexpr int kTiles = kBuild == Build::kWide ? 4 : 1;  // of 16 pairs
+  static constexpr int kWarps = kBuild == Build::kWide ? 4 : 8;
+  static constexpr int kThreads = kWarps * 32;
   static constexpr int kStorageBytes = kRange * kHeadDim * 2;
+  static constexpr int kValueBytes = kBuild == Build::kCompact ? kStorageBytes / 2 : kStorageBytes;
   static constexpr int kScoreBytes = kTiles * 16 * kScoreStride * 4;
-  static constexpr int kBytes = 2 * kStorageBytes + kScoreBytes + kTiles * 16 * 8;
+  static constexpr int kBytes = kStorageBytes + kValueBytes + kScoreBytes + kTiles * 16 * 8;
   static constexpr int kSteps = kHeadDim / 16;        // of K in a score
   static constexpr int kValueColumns = kHeadDim / 8;  // groups of 8 columns of values
   static constexpr int kColumnsAWarp = kTiles == 1 ? (kValueColumns + kWarps - 1) / kWarps : kValueColumns;
   static_assert(kTiles == 1 || kTiles == kWarps);
+  static_assert(kBuild != Build::kCompact || 2 * (kBytes + 1024 + 128) <= 228 * 1024);
 };
 
 // grid: (tiles, KV heads, splits). With more than one split a block computes one range, and the last of a tile's blocks
 // to end merges them; otherwise a block walks all ranges of its tile.
-template <int kHeadDim, int kTiles>
-__global__ void __launch_bounds__(kThreads) Attention(const AttentionView view) {
-  using Shape = AttentionShape<kHeadDim, kTiles>;
+template <int kHeadDim, Build kBuild>
+__global__ void __launch_bounds__(AttentionShape<kHeadDim, kBuild>::kThreads, kBuild == Build::kCompact ? 2 : 1)
+    Attention(const AttentionView view) {
+  using Shape = AttentionShape<kHeadDim, kBuild>;
+  constexpr int kTiles = Shape::kTiles, kWarps = Shape::kWarps, kThreads = Shape::kThreads;
+  constexpr bool kHalves = kBuild == Build::kCompact;
   extern __shared__ __align__(128) uint8_t shared[];
   uint8_t* const keys = shared;
   uint8_t* const values = shared + Shape::kStorageBytes;
-  float* const scores = reinterpret_cast<float*>(values + Shape::kStorageBytes);
-  float2* const range_sums = reinterpret_cast<float2*>(values + Shape::kStorageBytes + Shape::kScoreBytes);
+  float* const scores = reinterpret_cast<float*>(values + Shape::kValueBytes);
+  float2* const range_sums = reinterpret_cast<float2*>(values + Shape::kValueBytes + Shape::kScoreBytes);
   __shared__ int is_last;
 
   LetLaterKernelsStart();
@@ -170,24 +186,26 @@ __global__ void __launch_bounds__(kThreads) Attention(const AttentionView view) 
   const int end_range = split ? first_range + 1 : num_ranges;
   if (first_range >= num_ranges) return;
 
-  // Positions beyond the last are zeros: their weights are zero too, and zero times what memory held need not be.
-  const auto load = [&](const __half* storage, uint8_t* to, int range) {
+  // Rows [first, end) of a range's positions. Those beyond the last are zeros: their weights are zero too, and zero
+  // times what memory held need not be.
+  const auto load = [&](const __half* storage, uint8_t* to, int range, int first, int end) {
     constexpr int kPieces = kHeadDim / 8;
     const int num_positions = min(kRange, last_position + 1 - range * kRange);
-    const int num_loaded = (num_positions + 15) / 16 * 16;
+    const int end_loaded = min(end, (num_positions + 15) / 16 * 16);
     const uint32_t to_shared = SharedAddress(to);
-    for (int i = threadIdx.x; i < num_loaded * kPieces; i += kThreads) {
+    for (int i = first * kPieces + threadIdx.x; i < end_loaded * kPieces; i += kThreads) {
       const int row = i / kPieces, piece = i % kPieces;
       const int position = min(range * kRange + row, last_position);
       const int64_t block = view.block_tables[tile.block_table + position / view.layout.block_size];
       const __half* const from =
           storage + view.layout.slot(block, kv_head, position % view.layout.block_size) + piece * 8;
-      Copy16(to_shared + PieceOffset<kHeadDim>(row, piece), from, row < num_positions);
+      Copy16(to_shared + PieceOffset<kHeadDim>(row - first, piece), from, row < num_positions);
     }
     CommitCopies();
   };
-  load(view.k_storage, keys, first_range);
-  load(view.v_storage, values, first_range);
+  constexpr int kFirstValues = kHalves ? kRange / 2 : kRange;
+  load(view.k_storage, keys, first_range, 0, kRange);
+  load(view.v_storage, values, first_range, 0, kFirstValues);
 
   // This warp's tile of pairs; with one tile, all warps have the same and share its positions and columns.
   const int tile_index = kTiles == 1 ? 0 : warp;
@@ -233,8 +251,10 @@ __global__ void __launch_bounds__(kThreads) Attention(const AttentionView view) 
       *reinterpret_cast<float2*>(to + 8 * kScoreStride) = make_float2(score[2], score[3]);
     }
     __syncthreads();
-    if (range + 1 < end_range) {
-      load(view.k_storage, keys, range + 1);
+    if constexpr (kHalves) {
+      load(view.v_storage, keys, range, kFirstValues, kRange);
+    } else if (range + 1 < end_range) {
+      load(view.k_storage, keys, range + 1, 0, kRange);
     } else {
       CommitCopies();
     }
@@ -270,6 +290,12 @@ __global__ void __launch_bounds__(kThreads) Attention(const AttentionView view) 
     float next[Shape::kColumnsAWarp][4] = {};
     const int num_steps = (num_positions + 15) / 16;
     for (int step = 0; step < num_steps; ++step) {
+      if (kHalves && step == kFirstValues / 16) {
+        WaitCopies<0>();
+        __syncthreads();
+      }
+      const uint8_t* const rows = kHalves && step >= kFirstValues / 16 ? keys : values;
+      const int row = kHalves ? step % (kFirstValues / 16) * 16 : step * 16;
       const float* const from = scores + (tile_index * 16 + g) * kScoreStride + step * 16 + t * 2;
       const float2 w0 = *reinterpret_cast<const float2*>(from);
       const float2 w1 = *reinterpret_cast<const float2*>(from + 8 * kScoreStride);
@@ -281,7 +307,7 @@ __global__ void __launch_bounds__(kThreads) Attention(const AttentionView view) 
         const int column = kTiles == 1 ? i * kWarps + warp : i;
         if (column >= Shape::kValueColumns) break;
         uint32_t b0, b1;
-        LoadMatrices2Transposed(SharedAddress(values) + PieceOffset<kHeadDim>(step * 16 + lane % 16, column), b0, b1);
+        LoadMatrices2Transposed(SharedAddress(rows) + PieceOffset<kHeadDim>(row + lane % 16, column), b0, b1);
         MmaF16(next[i], weights, b0, b1);
       }
     }
@@ -311,7 +337,8 @@ __global__ void __launch_bounds__(kThreads) Attention(const AttentionView view) 
     }
     __syncthreads();
     if (range + 1 < end_range) {
-      load(view.v_storage, values, range + 1);
+      if constexpr (kHalves) load(view.k_storage, keys, range + 1, 0, kRange);
+      load(view.v_storage, values, range + 1, 0, kFirstValues);
     } else {
       CommitCopies();
     }
@@ -348,14 +375,26 @@ __global__ void __launch_bounds__(kThreads) Attention(const AttentionView view) 
     const int pair = i / (kHeadDim / 2), column = i % (kHeadDim / 2) * 2;
     Running merged;
     float2 sum = make_float2(0, 0);
-    for (int range = 0; range < num_ranges; ++range) {
-      const int64_t partial = static_cast<int64_t>(tile.first_partial + range) * view.layout.num_kv_heads + kv_head;
-      const float2 sums = __ldcg(view.partial_sums + partial * 16 + pair);
-      const float2 next =
-          __ldcg(reinterpret_cast<const float2*>(view.partial_values + (partial * 16 + pair) * kHeadDim + column));
-      const Merge merge = MergeRange(merged, sums.x, sums.y);
-      sum.x = MergeValue(merge, sum.x, next.x);
-      sum.y = MergeValue(merge, sum.y, next.y);
+    // Several ranges are on their way at once; they merge in order all the same.
+    constexpr int kAtOnce = 8;
+    for (int first = 0; first < num_ranges; first += kAtOnce) {
+      float2 sums[kAtOnce], next[kAtOnce];
+#pragma unroll
+      for (int r = 0; r < kAtOnce; ++r) {
+        if (first + r >= num_ranges) break;
+        const int64_t partial =
+            static_cast<int64_t>(tile.first_partial + first + r) * view.layout.num_kv_heads + kv_head;
+        sums[r] = __ldcg(view.partial_sums + partial * 16 + pair);
+        next[r] =
+            __ldcg(reinterpret_cast<const float2*>(view.partial_values + (partial * 16 + pair) * kHeadDim + column));
+      }
+#pragma unroll
+      for (int r = 0; r < kAtOnce; ++r) {
+        if (first + r >= num_ranges) break;
+        const Merge merge = MergeRange(merged, sums[r].x, sums[r].y);
+        sum.x = MergeValue(merge, sum.x, next[r].x);
+        sum.y = MergeValue(merge, sum.y, next[r].y);
+      }
     }
     __nv_bfloat16* const to = view.out + row_of(pair) * view.out_stride + head_of(pair) * kHeadDim + column;
     *reinterpret_cast<uint32_t*>(to) = PackBf16(__fdiv_rn(sum.x, merged.sum), __fdiv_rn(sum.y, merged.sum));
@@ -367,22 +406,22 @@ KernelError LaunchHeadDim(const DeviceAttentionArgs& args, AttentionView view, S
   const unsigned num_narrow = static_cast<unsigned>(args.plan->num_narrow());
   const unsigned num_wide = static_cast<unsigned>(args.plan->tiles().size()) - num_narrow;
   const unsigned num_kv_heads = static_cast<unsigned>(args.layout.num_kv_heads);
+  const auto launch = [&]<Build kBuild>(unsigned num_tiles, unsigned num_splits) {
+    using Shape = AttentionShape<kHeadDim, kBuild>;
+    return Launch(
+        Attention<kHeadDim, kBuild>,
+        {.grid = dim3(num_tiles, num_kv_heads, num_splits), .block = Shape::kThreads, .shared_bytes = Shape::kBytes},
+        stream, view);
+  };
   if (num_narrow > 0) {
-    const KernelError error =
-        Launch(Attention<kHeadDim, 1>,
-               {.grid = dim3(num_narrow, num_kv_heads, static_cast<unsigned>(args.plan->num_splits())),
-                .block = kThreads,
-                .shared_bytes = AttentionShape<kHeadDim, 1>::kBytes},
-               stream, view);
+    const unsigned num_splits = static_cast<unsigned>(args.plan->num_splits());
+    const KernelError error = num_splits > 1 ? launch.template operator()<Build::kFast>(num_narrow, num_splits)
+                                             : launch.template operator()<Build::kCompact>(num_narrow, 1);
     if (error != KernelError::kOk) return error;
   }
   if (num_wide > 0) {
     view.tiles += num_narrow;
-    return Launch(Attention<kHeadDim, kWarps>,
-                  {.grid = dim3(num_wide, num_kv_heads),
-                   .block = kThreads,
-                   .shared_bytes = AttentionShape<kHeadDim, kWarps>::kBytes},
-                  stream, view);
+    return launch.template operator()<Build::kWide>(num_wide, 1);
   }
   return KernelError::kOk;
 }
@@ -400,7 +439,11 @@ KernelError DeviceRopeAppend(const DeviceRopeAppendArgs& args, Stream stream) {
       args.v_storage == nullptr) {
     return KernelError::kNullPointer;
   }
-  return Launch(RopeAppend, {.grid = dim3(static_cast<unsigned>(args.num_rows)), .block = 256}, stream, args);
+  const int num_pairs = (args.num_heads + 2 * args.layout.num_kv_heads) * args.layout.head_dim / 2;
+  return Launch(RopeAppend,
+                {.grid = dim3(static_cast<unsigned>(args.num_rows), static_cast<unsigned>((num_pairs + 255) / 256)),
+                 .block = 256},
+                stream, args);
 }
 
 KernelError DeviceAttention(const DeviceAttentionArgs& args, Stream stream) {

@@ -74,6 +74,7 @@ class DeviceAttentionPlan {
  public:
   static constexpr int kNarrowPairs = 16;
   static constexpr int kWidePairs = 64;
+  static constexpr int kWidePairsMin = 256;  // spans of more have wide tiles
 
   // `block_table_offsets[i]` belongs to spans[i]. `num_partials_max` bounds the ranges that may be computed apart.
   void Make(std::span<const AttentionSpan> spans, std::span<const int32_t> block_table_offsets, int num_heads,

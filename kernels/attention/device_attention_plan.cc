@@ -23,8 +23,8 @@ void DeviceAttentionPlan::Make(std::span<const AttentionSpan> spans, std::span<c
   for (size_t i = 0; i < spans.size(); ++i) {
     const AttentionSpan& span = spans[i];
     const int num_pairs = span.num_rows * group;
-    // A wide tile reads keys and values once for many rows, but its warps have work only with many pairs.
-    const bool wide = num_pairs > 2 * kNarrowPairs;
+    // A wide tile reads keys and values once for many rows, but one block walks all their ranges: too slow for a few.
+    const bool wide = num_pairs > kWidePairsMin;
     const int pairs_a_tile = wide ? kWidePairs : kNarrowPairs;
     for (int first = 0; first < num_pairs; first += pairs_a_tile) {
       DeviceAttentionTile tile{.first_row = span.first_row,

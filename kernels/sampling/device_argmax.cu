@@ -23,10 +23,23 @@ __global__ void __launch_bounds__(kThreads) ArgMaxRows(const DeviceArgMaxArgs ar
   device::WaitForEarlierKernels();
   const float* const logits = args.logits + blockIdx.x * args.logits_stride;
   uint64_t best = 0;
-  for (int id = threadIdx.x; id < args.vocab_size; id += kThreads) {
-    const uint64_t key = Key(logits[id], id);
+  const auto offer = [&](float logit, int id) {
+    const uint64_t key = Key(logit, id);
     best = key > best ? key : best;
+  };
+  // One block reads a whole row: several wide loads at a time keep it from waiting for each.
+  const bool aligned = (reinterpret_cast<uintptr_t>(logits) & 15) == 0;
+  const int num_fours = aligned ? args.vocab_size / 4 : 0;
+  const float4* const fours = reinterpret_cast<const float4*>(logits);
+#pragma unroll 8
+  for (int i = threadIdx.x; i < num_fours; i += kThreads) {
+    const float4 v = fours[i];
+    offer(v.x, 4 * i);
+    offer(v.y, 4 * i + 1);
+    offer(v.z, 4 * i + 2);
+    offer(v.w, 4 * i + 3);
   }
+  for (int id = 4 * num_fours + threadIdx.x; id < args.vocab_size; id += kThreads) offer(logits[id], id);
   const auto fold = [&] {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) {

@@ -8,6 +8,7 @@
 
 #include "base/metrics.h"
 #include "worker/group/step_broadcast.h"
+#include "worker/model/testing/test_device.h"
 #include "worker/parallel/loopback_communicator.h"
 
 namespace outrider {
@@ -15,7 +16,8 @@ namespace outrider {
 RankedModel LoadRanked(const std::string& path, int world_size, Numerics numerics) {
   RankedModel model;
   for (int rank = 0; rank < world_size; ++rank) {
-    auto loaded = LoadModel(path, {.numerics = numerics, .rank = rank, .world_size = world_size});
+    auto loaded =
+        LoadModel(path, {.device = TestDevice(), .numerics = numerics, .rank = rank, .world_size = world_size});
     EXPECT_TRUE(loaded.ok()) << loaded.status().message();
     model.ranks.push_back(*std::move(loaded));
   }

@@ -17,9 +17,16 @@ programs=(
   kernels/gemm/device_gemm_test
   kernels/norm/device_rms_norm_test
   kernels/sampling/device_argmax_test
+  tests/exactness/exactness_test
+  worker/model/cuda_model_test
+  worker/model/goldens_test
+  outrider
 )
 targets=()
-for program in "${programs[@]}"; do targets+=("//${program%/*}:${program##*/}"); done
+for program in "${programs[@]}"; do
+  folder_of=$(dirname "$program")
+  targets+=("//${folder_of#.}:$(basename "$program")")
+done
 "$bazel" build --config=cuda "${targets[@]}"
 [ $# -gt 0 ] || exit 0
 
@@ -33,4 +40,9 @@ for program in "$folder"/bin/*; do
     xargs -r cp -Lfu -t "$folder/lib"
 done
 install -m 755 tests/gpu/run.sh "$folder/"
+# What tests read, at the places where they look for it.
+mkdir -p "$folder/deploy/models" "$folder/worker/model/testdata" "$folder/.cache/models"
+cp -u deploy/models/*.gguf "$folder/deploy/models/"
+cp -u worker/model/testdata/*.json "$folder/worker/model/testdata/"
+for model in .cache/models/*.gguf; do [ ! -e "$model" ] || cp -Lu "$model" "$folder/.cache/models/"; done
 du -sh "$folder"

@@ -5,7 +5,8 @@
 
 namespace outrider {
 
-// A row-major activation [rows, num_columns] in the memory and the element type of the Ops that made it (CPU: fp32).
+// A row-major activation [rows, num_columns] in the memory and the element type of the Ops that made it (CPU: fp32;
+// GPU: hidden and logits fp32, the others bf16).
 struct Activation {
   void* data = nullptr;
   int64_t stride = 0;   // elements between rows

@@ -19,6 +19,7 @@
 #include "kernels/rope/rope.h"
 #include "worker/model/host_buffer.h"
 #include "worker/model/kernel_status.h"
+#include "worker/model/plain_greedy.h"
 
 namespace outrider {
 namespace {
@@ -38,14 +39,6 @@ ShardBest BestOf(const float* logits, const IndexRange& vocab) {
   // All minus infinity is sound in a shard as long as another rank has more.
   const bool all_lowest = std::all_of(logits, logits + size, [](float v) { return v == ShardBest{}.value; });
   return {ShardBest{}.value, all_lowest ? static_cast<TokenId>(vocab.first) : -1};
-}
-
-// Whether the target token is the highest raw logit: then ranks exchange one candidate a row instead of their logits.
-bool IsPlainGreedy(const kernels::VerifySpan& span) {
-  const kernels::SamplingRow& row = span.row;
-  return row.temperature < kernels::kTemperatureMin && row.repetition_penalty == 1.0f && row.presence_penalty == 0 &&
-         row.frequency_penalty == 0 && row.bias.empty() && row.allowed_tokens == nullptr && row.num_logprobs < 0 &&
-         (row.masked_ids.empty() || span.num_masked_rows == 0);
 }
 
 class CpuOps final : public Ops {
@@ -212,6 +205,8 @@ class CpuOps final : public Ops {
     return Multiply({&product, 1}, Floats(normed_), normed_.stride, inputs.num_logit_rows, "head");
   }
 
+  absl::StatusOr<const float*> HostLogits(int) override { return Floats(activations_.logits); }
+
   absl::Status SampleVerify(std::span<kernels::VerifySpan> spans, std::span<const int> first_logit_rows,
                             std::span<kernels::VerifiedSpan> results) override {
     if (world_size_ > 1) return SampleVerifySharded(spans, first_logit_rows, results);
@@ -329,24 +324,9 @@ class CpuOps final : public Ops {
 
     int64_t row = 0;
     for (const size_t i : greedy_spans_) {
-      kernels::VerifiedSpan& result = results[i];
-      const std::span<const int32_t> draft = spans[i].draft_ids;
-      result.status = kernels::RowStatus::kOk;
-      result.num_accepted = 0;
-      result.tokens.clear();
-      for (size_t j = 0; j <= draft.size(); ++j) {
-        const TokenId token = BestOfRanks(row + static_cast<int64_t>(j), num_rows);
-        if (token < 0) {
-          result.status = kernels::RowStatus::kNotFinite;
-          break;
-        }
-        kernels::SampledToken sampled;
-        sampled.token_id = token;
-        result.tokens.push_back(sampled);
-        if (j == draft.size() || draft[j] != token) break;
-        ++result.num_accepted;
-      }
-      row += static_cast<int64_t>(draft.size()) + 1;
+      VerifyPlainGreedy(
+          spans[i], [&](size_t j) { return BestOfRanks(row + static_cast<int64_t>(j), num_rows); }, &results[i]);
+      row += static_cast<int64_t>(spans[i].draft_ids.size()) + 1;
     }
     return absl::OkStatus();
   }

@@ -1,10 +1,12 @@
 // Speed of one rank on a GGUF file: tokens a second of decode and of prompts, and the time of a step by its rows.
 //
-//   engine_bench MODEL.gguf [--threads N] [--context N] [--prompt N] [--numerics invariant|reference] [--steps N]
+//   engine_bench MODEL.gguf [--device cpu|cuda] [--threads N] [--context N] [--prompt N] [--chunk N]
+//                           [--numerics invariant|reference] [--steps N] [--batch 1,8,..]
 //
 // Prints one JSON object. Times are medians over steps after a warm-up, with the 10th and 90th percentile beside them;
 // every step runs the whole path: plan, forward pass, greedy sampling. Verify spans are one sequence of 1 + K rows with
-// drafts that are all rejected, so that the sequence advances by one token a step whatever the rows.
+// drafts that are all rejected, so that the sequence advances by one token a step whatever the rows. --batch: decode
+// steps of so many sequences of --context tokens each. Models of any shape: benchmarks/dummy_model.py.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -27,6 +29,8 @@ using Json = nlohmann::ordered_json;
 
 struct Arguments {
   std::string model;
+  Device device = Device::kCpu;
+  std::vector<int> batches;
   int threads = 2;
   int context = 64;
   int prompt = 512;
@@ -60,6 +64,16 @@ Arguments Parse(int argc, char** argv) {
       arguments.chunk = value;
     } else if (name == "--steps") {
       arguments.steps = value;
+    } else if (name == "--device") {
+      if (std::strcmp(argv[i], "cuda") != 0 && std::strcmp(argv[i], "cpu") != 0) Fail("--device is cpu or cuda");
+      arguments.device = std::strcmp(argv[i], "cuda") == 0 ? Device::kCuda : Device::kCpu;
+    } else if (name == "--batch") {
+      for (const char* at = argv[i]; *at != 0;) {
+        char* end = nullptr;
+        arguments.batches.push_back(static_cast<int>(std::strtol(at, &end, 10)));
+        if (end == at || arguments.batches.back() < 1) Fail("--batch wants numbers such as 1,8,64");
+        at = *end == ',' ? end + 1 : end;
+      }
     } else if (name == "--numerics") {
       arguments.numerics = std::strcmp(argv[i], "reference") == 0 ? Numerics::kReference : Numerics::kInvariant;
     } else {
@@ -82,12 +96,17 @@ Json Summary(std::vector<double> ms) {
 class Bench {
  public:
   explicit Bench(const Arguments& arguments) : arguments_(arguments) {
-    auto model = LoadModel(arguments.model, {.numerics = arguments.numerics, .num_threads = arguments.threads});
+    auto model =
+        LoadModel(arguments.model,
+                  {.device = arguments.device, .numerics = arguments.numerics, .num_threads = arguments.threads});
     if (!model.ok()) Fail(std::string(model.status().message()));
     model_ = *std::move(model);
-    num_blocks_ = (std::max(arguments.prompt, arguments.context + arguments.steps + 64) + 64) / 16 + 1;
-    auto runner = model_->CreateRunner(
-        {.num_kv_blocks = num_blocks_, .max_step_tokens = std::max(arguments.chunk, 64), .max_sequences = 4});
+    int batch_max = 1;
+    for (const int batch : arguments.batches) batch_max = std::max(batch_max, batch);
+    blocks_a_sequence_ = (std::max(arguments.prompt, arguments.context + arguments.steps + 64) + 64) / 16 + 1;
+    auto runner = model_->CreateRunner({.num_kv_blocks = blocks_a_sequence_ * batch_max,
+                                        .max_step_tokens = std::max({arguments.chunk, batch_max, 64}),
+                                        .max_sequences = std::max(batch_max, 4)});
     if (!runner.ok()) Fail(std::string(runner.status().message()));
     runner_ = *std::move(runner);
   }
@@ -96,7 +115,7 @@ class Bench {
     Json json;
     json["model"] = model_->name();
     json["numerics"] = NumericsName(model_->numerics());
-    json["cpu_target"] = kernels::GemmTargetName();
+    json["device"] = model_->device() == Device::kCuda ? "cuda" : kernels::GemmTargetName();
     json["threads"] = arguments_.threads;
     json["weight_mib"] = model_->weight_bytes() >> 20;
 
@@ -118,6 +137,12 @@ class Bench {
       entry.update(Verify(rows));
       json["step_by_rows"].push_back(entry);
     }
+    for (const int batch : arguments_.batches) {
+      Json entry = {{"sequences", batch}};
+      entry.update(Decode(batch));
+      entry["tokens_per_second"] = 1000.0 * batch / entry["median_ms"].get<double>();
+      json["decode_by_batch"].push_back(entry);
+    }
     return json;
   }
 
@@ -133,14 +158,15 @@ class Bench {
     return tokens;
   }
 
-  std::vector<BlockId> AllBlocks() const {
-    std::vector<BlockId> blocks(num_blocks_);
-    for (int i = 0; i < num_blocks_; ++i) blocks[i] = i;
+  // Of the index-th sequence of a step.
+  std::vector<BlockId> Blocks(int index) const {
+    std::vector<BlockId> blocks(blocks_a_sequence_);
+    for (int i = 0; i < blocks_a_sequence_; ++i) blocks[i] = index * blocks_a_sequence_ + i;
     return blocks;
   }
 
   // Starts a sequence and computes its prompt in chunks; ms.
-  double Start(const std::vector<TokenId>& prompt) {
+  double Start(const std::vector<TokenId>& prompt, int index = 0) {
     sequence_ = SequenceId(sequence_.value + 1);
     SamplingParams params;
     params.temperature = 0;
@@ -153,8 +179,12 @@ class Bench {
       span.samples = at + span.num_committed_tokens == static_cast<int>(prompt.size());
       if (at == 0) {
         plan.starts.push_back({sequence_, prompt, {}, params});
-        span.blocks = AllBlocks();
-        if (sequence_.value > 1) plan.ends.push_back(SequenceId(sequence_.value - 1));
+        span.blocks = Blocks(index);
+        if (index == 0) {
+          plan.ends = live_;
+          live_.clear();
+        }
+        live_.push_back(sequence_);
       }
       plan.spans.push_back(span);
       const auto begin = Clock::now();
@@ -190,6 +220,24 @@ class Bench {
     return Summary(ms);
   }
 
+  // Steps of one row of each of `batch` sequences.
+  Json Decode(int batch) {
+    for (int i = 0; i < batch; ++i) Start(Tokens(arguments_.context), i);
+    std::vector<double> ms;
+    for (int i = -5; i < arguments_.steps; ++i) {
+      StepPlan plan = NewPlan();
+      for (const SequenceId sequence : live_) {
+        plan.spans.push_back(
+            {.sequence = sequence, .first_position = num_tokens_ - 1, .num_committed_tokens = 1, .samples = true});
+      }
+      const auto begin = Clock::now();
+      Step(plan);
+      if (i >= 0) ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
+      ++num_tokens_;
+    }
+    return Summary(ms);
+  }
+
   StepPlan NewPlan() {
     StepPlan plan;
     plan.step = StepId(++step_);
@@ -199,9 +247,10 @@ class Bench {
   const Arguments arguments_;
   std::unique_ptr<LoadedModel> model_;
   std::unique_ptr<ModelRunner> runner_;
-  int num_blocks_ = 0;
+  int blocks_a_sequence_ = 0;
   uint64_t step_ = 0;
-  SequenceId sequence_;
+  SequenceId sequence_;           // started last
+  std::vector<SequenceId> live_;  // not ended yet
   int num_tokens_ = 0;
 };
 

@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "worker/model/testing/model_group.h"
+#include "worker/model/testing/test_device.h"
 
 namespace outrider {
 namespace {
@@ -72,9 +73,11 @@ std::string TargetModelPath() {
   if ((path).empty()) GTEST_SKIP() << "no " << kTargetModel << "; run 'deploy/setup.sh model'"
 
 std::unique_ptr<ModelGroup> Load(const std::string& path, Numerics numerics, int world_size = 1) {
-  auto group = ModelGroup::Create(
-      path,
-      {.numerics = numerics, .world_size = world_size, .num_threads = world_size == 1 ? 2 : 1, .num_kv_blocks = 32});
+  auto group = ModelGroup::Create(path, {.device = TestDevice(),
+                                         .numerics = numerics,
+                                         .world_size = world_size,
+                                         .num_threads = world_size == 1 ? 2 : 1,
+                                         .num_kv_blocks = 32});
   EXPECT_TRUE(group.ok()) << group.status();
   return group.ok() ? *std::move(group) : nullptr;
 }
@@ -119,7 +122,12 @@ Agreement ForcedAgreement(ModelGroup& group, const std::vector<Golden>& goldens)
     const auto logits = ForcedLogits(group, goldens[i], i + 1);
     for (size_t j = 0; j < logits.size(); ++j) {
       ++agreement.steps;
-      agreement.agreed += ArgMax(logits[j]) == goldens[i].output_ids[j];
+      const bool agrees = ArgMax(logits[j]) == goldens[i].output_ids[j];
+      agreement.agreed += agrees;
+      if (!agrees && TestDevice() == Device::kCuda) {
+        std::printf("prompt %zu, output token %zu: not the golden's, whose margin is %.4f\n", i, j,
+                    goldens[i].margins[j]);
+      }
     }
   }
   return agreement;
@@ -128,6 +136,7 @@ Agreement ForcedAgreement(ModelGroup& group, const std::vector<Golden>& goldens)
 TEST(Goldens, ReferenceGivesTheGoldenIdsUpToNearTies) {
   const std::string path = TargetModelPath();
   SKIP_WITHOUT_MODEL(path);
+  if (TestDevice() != Device::kCpu) GTEST_SKIP() << "the oracle computes on CPUs";
   const auto group = Load(path, Numerics::kReference);
   ASSERT_NE(group, nullptr);
   std::vector<Golden> goldens = ReadGoldens();
@@ -163,6 +172,7 @@ TEST(Goldens, InvariantFollowsTheGoldenPaths) {
   if (kSanitized) GTEST_SKIP() << "a matter of arithmetic, not of memory";
   const std::vector<Golden> goldens = ReadGoldens();
   for (const int world_size : {1, 2, 3}) {
+    if (!TestDeviceHas(world_size)) continue;
     const auto group = Load(path, Numerics::kInvariant, world_size);
     ASSERT_NE(group, nullptr);
     const Agreement agreement = ForcedAgreement(*group, goldens);
@@ -170,7 +180,8 @@ TEST(Goldens, InvariantFollowsTheGoldenPaths) {
                 world_size, agreement.agreed, agreement.steps, agreement.percent(), kLlamaCppAgreed,
                 100.0 * kLlamaCppAgreed / kNumSteps);
     EXPECT_EQ(agreement.steps, kNumSteps);
-    EXPECT_GE(agreement.percent(), 100.0 * kLlamaCppAgreed / kNumSteps - 1.0);
+    // BF16 weights of a GPU are nearer to the goldens' fp32 than 8-bit activations are.
+    EXPECT_GE(agreement.percent(), TestDevice() == Device::kCuda ? 98.0 : 100.0 * kLlamaCppAgreed / kNumSteps - 1.0);
   }
 }
 

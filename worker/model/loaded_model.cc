@@ -54,6 +54,7 @@ LoadedModel::LoadedModel() = default;
 LoadedModel::~LoadedModel() = default;
 
 int64_t LoadedModel::kv_bytes_per_block(int block_size) const {
+  if (options_.device == Device::kCuda) return CudaKvBytesPerBlock(config_, shard(), block_size);
   return MakeKvLayout(config_, shard(), options_.numerics, 1, block_size).block_bytes() * config_.num_layers;
 }
 
@@ -81,21 +82,36 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(const std::string& path, 
   }
   model->max_model_len_ = options.max_model_len > 0 ? options.max_model_len : config.max_positions;
   ASSIGN_OR_RETURN(model->plan_, PlanShards(config, options.world_size));
-  ASSIGN_OR_RETURN(model->weights_, LoadWeights(file, config, model->shard(), options.numerics));
-
   kernels::ThreadPool pool(options.num_threads);
+  std::string target = kernels::GemmTargetName();
+  if (options.device == Device::kCuda) {
+    if (options.numerics != Numerics::kInvariant) {
+      return absl::UnimplementedError(absl::StrCat("numerics ", NumericsName(options.numerics),
+                                                   " are computed on CPUs only; use invariant, or device cpu"));
+    }
+    ASSIGN_OR_RETURN(CudaLoadResult loaded, LoadCudaWeights({.file = &file,
+                                                             .config = &config,
+                                                             .shard = &model->shard(),
+                                                             .device_index = options.device_index,
+                                                             .pool = &pool}));
+    model->weights_ = std::move(loaded.vectors);
+    model->cuda_weights_ = std::move(loaded.matrices);
+    target = CudaNumericsName();
+  } else {
+    ASSIGN_OR_RETURN(model->weights_, LoadWeights(file, config, model->shard(), options.numerics));
+  }
+
   const std::string identity =
       absl::StrCat(ContentHash(file.bytes(), pool), "|", options.world_size, "|", model->plan_.ToString(), "|",
                    NumericsName(options.numerics), "|", kernels::DTypeName(KvDtype(options.numerics)), "|",
-                   kKernelRevision, "|", kernels::GemmTargetName());
+                   kKernelRevision, "|", target);
   model->numerics_id_ =
       ContentHash(absl::MakeConstSpan(reinterpret_cast<const std::byte*>(identity.data()), identity.size()), pool);
 
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
   LogInfo("loaded ", model->name_, " rank ", options.rank, " of ", options.world_size, ": ",
-          model->weights_->bytes >> 20, " MiB of weights, ", NumericsName(options.numerics), ", ",
-          kernels::GemmTargetName(), ", numerics id ", model->numerics_id_, ", in ", static_cast<int>(seconds * 1000),
-          " ms");
+          model->weights_->bytes >> 20, " MiB of weights, ", NumericsName(options.numerics), ", ", target,
+          ", numerics id ", model->numerics_id_, ", in ", static_cast<int>(seconds * 1000), " ms");
   return model;
 }
 

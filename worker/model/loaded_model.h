@@ -10,6 +10,8 @@
 #include "absl/status/statusor.h"
 #include "base/ids.h"
 #include "text/tokenizer_definition.h"
+#include "worker/model/cuda_backend.h"
+#include "worker/model/device.h"
 #include "worker/model/model_config.h"
 #include "worker/model/shard_plan.h"
 #include "worker/model/weights.h"
@@ -23,6 +25,8 @@ class ModelRunner;
 inline constexpr int kKernelRevision = 1;
 
 struct LoadOptions {
+  Device device = Device::kCpu;
+  int device_index = 0;  // of the GPU
   Numerics numerics = Numerics::kInvariant;
   int rank = 0;
   int world_size = 1;
@@ -63,6 +67,7 @@ class LoadedModel {
   // Ids that end a text, ascending.
   const std::vector<TokenId>& end_token_ids() const { return end_token_ids_; }
 
+  Device device() const { return options_.device; }
   Numerics numerics() const { return options_.numerics; }
   int rank() const { return options_.rank; }
   int world_size() const { return options_.world_size; }
@@ -71,7 +76,7 @@ class LoadedModel {
   int max_model_len() const { return max_model_len_; }
 
   // 32 hexadecimal digits over file content, tensor-parallel degree and shard plan, numerics, KV dtype, kernel revision
-  // and CPU target. Equal on all ranks of a group; groups with equal ids give equal output ids.
+  // and CPU target or GPU. Equal on all ranks of a group; groups with equal ids give equal output ids.
   const std::string& numerics_id() const { return numerics_id_; }
 
   // What this rank stores for one block of `block_size` positions, over all layers.
@@ -82,6 +87,13 @@ class LoadedModel {
   const Weights& weights() const { return *weights_; }
   const RankShard& shard() const { return plan_.ranks[options_.rank]; }
   const ShardPlan& shard_plan() const { return plan_; }
+  // Null unless device() is kCuda.
+  const CudaWeights* cuda_weights() const { return cuda_weights_.get(); }
+  int device_index() const { return options_.device_index; }
+
+  // Bytes that a runner of `options` may give to KV blocks on its GPU, which may be used up to `memory_utilization` of
+  // the whole. RESOURCE_EXHAUSTED with the arithmetic if nothing is left. REQUIRES: device() is kCuda.
+  absl::StatusOr<int64_t> CudaKvBytes(const RunnerOptions& options, double memory_utilization) const;
 
   // INVALID_ARGUMENT naming an option out of range; RESOURCE_EXHAUSTED with the bytes if the KV storage does not fit.
   absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const RunnerOptions& options) const;
@@ -100,10 +112,12 @@ class LoadedModel {
   ShardPlan plan_;
   std::unique_ptr<GgufFile> file_;  // the embedding table is read from the mapping
   std::unique_ptr<Weights> weights_;
+  std::unique_ptr<CudaWeights> cuda_weights_;  // with device kCuda: the matrices, which `weights_` then has not
 };
 
 // Reads a GGUF file. Logs progress. Errors: those of GgufFile, ModelConfigFromGguf, PlanShards and LoadWeights;
-// INVALID_ARGUMENT for a rank or number of threads out of range, or a tokenizer whose size is not the vocabulary's.
+// INVALID_ARGUMENT for a rank or number of threads out of range, or a tokenizer whose size is not the vocabulary's;
+// with device kCuda those of LoadCudaWeights, and UNIMPLEMENTED for numerics `reference`.
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(const std::string& path, const LoadOptions& options);
 
 }  // namespace outrider

@@ -12,6 +12,7 @@
 #include "kernels/common/thread_pool.h"
 #include "kernels/sampling/token_counts.h"
 #include "worker/model/cpu_ops.h"
+#include "worker/model/cuda_backend.h"
 #include "worker/model/transformer.h"
 #include "worker/parallel/single_communicator.h"
 #include "worker/sampling/row_params.h"
@@ -34,6 +35,24 @@ struct Mirror {
   int num_output_tokens() const { return static_cast<int>(tokens.size()) - num_prompt_tokens; }
 };
 
+CudaOpsOptions MakeCudaOpsOptions(const LoadedModel& model, const RunnerOptions& options, Communicator* communicator,
+                                  kernels::ThreadPool* pool) {
+  return {.config = &model.config(),
+          .plan = &model.shard_plan(),
+          .rank = model.rank(),
+          .vectors = &model.weights(),
+          .matrices = model.cuda_weights(),
+          .device_index = model.device_index(),
+          .communicator = communicator,
+          .pool = pool,
+          .num_kv_blocks = options.num_kv_blocks,
+          .block_size = options.block_size,
+          .max_step_tokens = options.max_step_tokens,
+          .max_sequences = options.max_sequences,
+          .max_positions = model.max_model_len(),
+          .reverse_sum_order = options.fault == PlantedFault::kReverseSumOrder};
+}
+
 }  // namespace
 
 class ModelRunner::State {
@@ -54,6 +73,19 @@ class ModelRunner::State {
           "a runner needs at least one KV block, block position, step token and sequence; got ", options_.num_kv_blocks,
           ", ", options_.block_size, ", ", options_.max_step_tokens, ", ", options_.max_sequences));
     }
+    if (model_.device() == Device::kCuda) {
+      ASSIGN_OR_RETURN(ops_, CreateCudaOps(MakeCudaOpsOptions(model_, options_, communicator, &pool_)));
+    } else {
+      RETURN_IF_ERROR(MakeCpuOps(communicator));
+    }
+    verifier_.emplace(*ops_);
+    token_ids_.reserve(options_.max_step_tokens);
+    positions_.reserve(options_.max_step_tokens);
+    logit_rows_.reserve(options_.max_step_tokens);
+    return absl::OkStatus();
+  }
+
+  absl::Status MakeCpuOps(Communicator* communicator) {
     ASSIGN_OR_RETURN(ops_, CreateCpuOps({.config = &model_.config(),
                                          .plan = &model_.shard_plan(),
                                          .rank = model_.rank(),
@@ -66,10 +98,6 @@ class ModelRunner::State {
                                          .max_step_tokens = options_.max_step_tokens,
                                          .max_positions = model_.max_model_len(),
                                          .reverse_sum_order = options_.fault == PlantedFault::kReverseSumOrder}));
-    verifier_.emplace(*ops_);
-    token_ids_.reserve(options_.max_step_tokens);
-    positions_.reserve(options_.max_step_tokens);
-    logit_rows_.reserve(options_.max_step_tokens);
     return absl::OkStatus();
   }
 
@@ -103,7 +131,9 @@ class ModelRunner::State {
 
   LogitsView last_logits() const {
     const Activation& logits = ops_->activations().logits;
-    return {.data = static_cast<const float*>(logits.data),
+    const absl::StatusOr<const float*> data = ops_->HostLogits(static_cast<int>(logit_rows_.size()));
+    CHECK(data.ok());
+    return {.data = *data,
             .num_rows = static_cast<int>(logit_rows_.size()),
             .num_columns = logits.num_columns,
             .stride = static_cast<int>(logits.stride)};
@@ -365,6 +395,10 @@ absl::StatusOr<StepResult> ModelRunner::Collect() {
 
 ModelRunner::LogitsView ModelRunner::last_logits() const { return state_->last_logits(); }
 int ModelRunner::num_sequences() const { return state_->num_sequences(); }
+
+absl::StatusOr<int64_t> LoadedModel::CudaKvBytes(const RunnerOptions& options, double memory_utilization) const {
+  return CudaKvBytesAvailable(MakeCudaOpsOptions(*this, options, nullptr, nullptr), memory_utilization);
+}
 
 absl::StatusOr<std::unique_ptr<ModelRunner>> LoadedModel::CreateRunner(const RunnerOptions& options) const {
   auto state = std::make_unique<ModelRunner::State>(*this, options);

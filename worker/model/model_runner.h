@@ -35,7 +35,8 @@ class ModelRunner final : public StepBackend {
   absl::StatusOr<StepResult> Collect() override;
 
   // Rows of the last step's logits, this rank's part of the vocabulary, in span order and then by position: the bits
-  // that exactness is about. Valid until the next Submit.
+  // that exactness is about, in host memory. Valid until the next Submit. On a GPU they are copied: for tests and
+  // tools.
   struct LogitsView {
     const float* data = nullptr;  // [num_rows, stride]
     int num_rows = 0;

@@ -1,5 +1,5 @@
 // Ops: the operations of the transformer on one rank, coarse and few, so that a fused kernel is an op. The forward pass
-// (transformer.h) is written once against it; backends are CpuOps (fast or reference kernels) and, on GPUs, another.
+// (transformer.h) is written once against it; backends are CpuOps (fast or reference kernels) and CudaOps.
 //
 // Ops owns the rank's activations and KV storage and knows its weights, KV blocks and peers. Activations passed in are
 // those of activations(), or views into them.
@@ -14,6 +14,7 @@
 #include <span>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "base/ids.h"
 #include "kernels/attention/kv_layout.h"
@@ -73,6 +74,10 @@ class Ops {
   // Equal on every rank.
   virtual absl::Status SampleVerify(std::span<kernels::VerifySpan> spans, std::span<const int> first_logit_rows,
                                     std::span<kernels::VerifiedSpan> results) = 0;
+
+  // The first `num_rows` rows of activations().logits as fp32 in host memory, rows activations().logits.stride apart;
+  // valid until the next call of any operation. For tests and tools: a device copies them.
+  virtual absl::StatusOr<const float*> HostLogits(int num_rows) = 0;
 };
 
 }  // namespace outrider

@@ -21,8 +21,8 @@ using kernels::MatrixSource;
 // Reads the tensors of one rank, one by one.
 class Loader {
  public:
-  Loader(const GgufFile& file, Numerics numerics, int64_t total_bytes)
-      : file_(file), numerics_(numerics), total_bytes_(total_bytes), last_log_(Clock::now()) {}
+  Loader(const GgufFile& file, Numerics numerics, int64_t total_bytes, MatrixSink* sink)
+      : file_(file), numerics_(numerics), total_bytes_(total_bytes), sink_(sink), last_log_(Clock::now()) {}
 
   absl::StatusOr<const GgufTensor*> Find(const std::string& name, absl::Span<const int64_t> dims) {
     const GgufTensor* tensor = file_.FindTensor(name);
@@ -81,13 +81,15 @@ class Loader {
   }
 
   // Rows and columns of the matrix [out_features, in_features].
-  absl::Status Matrix(const std::string& name, int64_t out_features, int64_t in_features, IndexRange rows,
-                      IndexRange columns, LinearWeight* out) {
+  absl::Status Matrix(const MatrixPlace& place, const std::string& name, int64_t out_features, int64_t in_features,
+                      IndexRange rows, IndexRange columns, LinearWeight* out) {
     ASSIGN_OR_RETURN(const GgufTensor* tensor, Find(name, {in_features, out_features}));
     ASSIGN_OR_RETURN(const DType dtype, DtypeOf(*tensor));
     const MatrixSource source{
         .dtype = dtype, .data = tensor->data, .out_features = out_features, .in_features = in_features};
-    if (numerics_ == Numerics::kReference) {
+    if (sink_ != nullptr) {
+      RETURN_IF_ERROR(Put(place, source, rows, columns, *tensor));
+    } else if (numerics_ == Numerics::kReference) {
       RETURN_IF_ERROR(Checked(kernels::ReferenceMatrix::Make(source, rows, columns, &out->reference), *tensor));
       bytes_ += rows.size() * columns.size() * static_cast<int64_t>(sizeof(float));
     } else {
@@ -99,6 +101,14 @@ class Loader {
     }
     Progress(tensor->bytes);
     return absl::OkStatus();
+  }
+
+  absl::Status Put(const MatrixPlace& place, const MatrixSource& source, IndexRange rows, IndexRange columns,
+                   const GgufTensor& tensor) {
+    if (source.in_features % kernels::BlockSize(source.dtype) != 0) {
+      return Checked(KernelError::kInvalidShape, tensor);
+    }
+    return sink_->Put(place, source, rows, columns, absl::StrCat(file_.path(), ": tensor '", tensor.name, "'"));
   }
 
   int64_t bytes() const { return bytes_; }
@@ -126,6 +136,7 @@ class Loader {
   const GgufFile& file_;
   const Numerics numerics_;
   const int64_t total_bytes_;
+  MatrixSink* const sink_;
   Clock::time_point last_log_;
   int64_t done_bytes_ = 0;
   int64_t bytes_ = 0;
@@ -138,10 +149,10 @@ class Loader {
 const char* NumericsName(Numerics numerics) { return numerics == Numerics::kReference ? "reference" : "invariant"; }
 
 absl::StatusOr<std::unique_ptr<Weights>> LoadWeights(const GgufFile& file, const ModelConfig& config,
-                                                     const RankShard& shard, Numerics numerics) {
+                                                     const RankShard& shard, Numerics numerics, MatrixSink* sink) {
   int64_t total_bytes = 0;
   for (const GgufTensor& tensor : file.tensors()) total_bytes += tensor.bytes;
-  Loader loader(file, numerics, total_bytes);
+  Loader loader(file, numerics, total_bytes, sink);
   auto weights = std::make_unique<Weights>();
 
   const int64_t hidden = config.hidden_size;
@@ -155,33 +166,44 @@ absl::StatusOr<std::unique_ptr<Weights>> LoadWeights(const GgufFile& file, const
   ASSIGN_OR_RETURN(const GgufTensor* embedding, loader.Find("token_embd.weight", {hidden, config.vocab_size}));
   ASSIGN_OR_RETURN(weights->embedding_dtype, loader.DtypeOf(*embedding));
   weights->embedding = embedding->data;
+  if (sink != nullptr) {
+    const MatrixSource table{.dtype = weights->embedding_dtype,
+                             .data = embedding->data,
+                             .out_features = config.vocab_size,
+                             .in_features = hidden};
+    RETURN_IF_ERROR(
+        loader.Put({.kind = MatrixKind::kEmbedding}, table, {0, config.vocab_size}, all_hidden, *embedding));
+  }
 
   weights->layers.resize(config.num_layers);
   for (int i = 0; i < config.num_layers; ++i) {
     LayerWeights& layer = weights->layers[i];
     const std::string blk = absl::StrCat("blk.", i, ".");
     RETURN_IF_ERROR(loader.Vector(blk + "attn_norm.weight", hidden, &layer.attention_norm));
-    RETURN_IF_ERROR(loader.Matrix(blk + "attn_q.weight", q_features, hidden, q_rows, all_hidden, &layer.q));
-    RETURN_IF_ERROR(loader.Matrix(blk + "attn_k.weight", kv_features, hidden, kv_rows, all_hidden, &layer.k));
-    RETURN_IF_ERROR(loader.Matrix(blk + "attn_v.weight", kv_features, hidden, kv_rows, all_hidden, &layer.v));
+    RETURN_IF_ERROR(
+        loader.Matrix({MatrixKind::kQ, i}, blk + "attn_q.weight", q_features, hidden, q_rows, all_hidden, &layer.q));
+    RETURN_IF_ERROR(
+        loader.Matrix({MatrixKind::kK, i}, blk + "attn_k.weight", kv_features, hidden, kv_rows, all_hidden, &layer.k));
+    RETURN_IF_ERROR(
+        loader.Matrix({MatrixKind::kV, i}, blk + "attn_v.weight", kv_features, hidden, kv_rows, all_hidden, &layer.v));
     if (config.attention_bias) {
       RETURN_IF_ERROR(loader.Vector(blk + "attn_q.bias", q_features, q_rows, &layer.q.bias));
       RETURN_IF_ERROR(loader.Vector(blk + "attn_k.bias", kv_features, kv_rows, &layer.k.bias));
       RETURN_IF_ERROR(loader.Vector(blk + "attn_v.bias", kv_features, kv_rows, &layer.v.bias));
     }
-    RETURN_IF_ERROR(
-        loader.Matrix(blk + "attn_output.weight", hidden, q_features, all_hidden, q_rows, &layer.attention_output));
+    RETURN_IF_ERROR(loader.Matrix({MatrixKind::kAttentionOutput, i}, blk + "attn_output.weight", hidden, q_features,
+                                  all_hidden, q_rows, &layer.attention_output));
     RETURN_IF_ERROR(loader.Vector(blk + "ffn_norm.weight", hidden, &layer.feed_forward_norm));
-    RETURN_IF_ERROR(loader.Matrix(blk + "ffn_gate.weight", config.intermediate_size, hidden, shard.intermediate,
-                                  all_hidden, &layer.gate));
-    RETURN_IF_ERROR(loader.Matrix(blk + "ffn_up.weight", config.intermediate_size, hidden, shard.intermediate,
-                                  all_hidden, &layer.up));
-    RETURN_IF_ERROR(loader.Matrix(blk + "ffn_down.weight", hidden, config.intermediate_size, all_hidden,
-                                  shard.intermediate, &layer.down));
+    RETURN_IF_ERROR(loader.Matrix({MatrixKind::kGate, i}, blk + "ffn_gate.weight", config.intermediate_size, hidden,
+                                  shard.intermediate, all_hidden, &layer.gate));
+    RETURN_IF_ERROR(loader.Matrix({MatrixKind::kUp, i}, blk + "ffn_up.weight", config.intermediate_size, hidden,
+                                  shard.intermediate, all_hidden, &layer.up));
+    RETURN_IF_ERROR(loader.Matrix({MatrixKind::kDown, i}, blk + "ffn_down.weight", hidden, config.intermediate_size,
+                                  all_hidden, shard.intermediate, &layer.down));
   }
   RETURN_IF_ERROR(loader.Vector("output_norm.weight", hidden, &weights->output_norm));
-  RETURN_IF_ERROR(loader.Matrix(config.tied_embedding ? "token_embd.weight" : "output.weight", config.vocab_size,
-                                hidden, shard.vocab, all_hidden, &weights->head));
+  RETURN_IF_ERROR(loader.Matrix({MatrixKind::kHead}, config.tied_embedding ? "token_embd.weight" : "output.weight",
+                                config.vocab_size, hidden, shard.vocab, all_hidden, &weights->head));
   RETURN_IF_ERROR(loader.CheckAllUsed());
   weights->bytes = loader.bytes();
   weights->arena = loader.TakeArena();

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "kernels/common/dtype.h"
 #include "kernels/gemm/matmul_reference.h"
 #include "kernels/gemm/packed_matrix.h"
@@ -55,11 +56,27 @@ struct Weights {
   int64_t bytes = 0;               // of this rank's matrices and norms
 };
 
+// The matrices of a model, where a device keeps them itself.
+enum class MatrixKind : uint8_t { kQ, kK, kV, kAttentionOutput, kGate, kUp, kDown, kHead, kEmbedding };
+struct MatrixPlace {
+  MatrixKind kind = MatrixKind::kHead;
+  int layer = -1;  // -1: of no layer
+};
+class MatrixSink {
+ public:
+  virtual ~MatrixSink() = default;
+  // Takes source[rows, columns), this rank's part. `what` names file and tensor.
+  virtual absl::Status Put(const MatrixPlace& place, const kernels::MatrixSource& source, IndexRange rows,
+                           IndexRange columns, absl::string_view what) = 0;
+};
+
 // Reads a rank's tensors from `file`, which must outlive the result. Logs progress about once a second.
 // Errors name file and tensor: INVALID_ARGUMENT if one is missing, of another shape than `config` asks for, or holds
 // values that are not finite where that is cheap to see (norms, biases); UNIMPLEMENTED for a dtype this build has no
-// code for, or a tensor that the forward pass does not know; RESOURCE_EXHAUSTED.
+// code for, or a tensor that the forward pass does not know; RESOURCE_EXHAUSTED. With a `sink` matrices go there, the
+// embedding table (all of it) too, and the result has the vectors only; errors of the sink are passed on.
 absl::StatusOr<std::unique_ptr<Weights>> LoadWeights(const GgufFile& file, const ModelConfig& config,
-                                                     const RankShard& shard, Numerics numerics);
+                                                     const RankShard& shard, Numerics numerics,
+                                                     MatrixSink* sink = nullptr);
 
 }  // namespace outrider

@@ -15,7 +15,8 @@ absl::StatusOr<std::unique_ptr<ModelGroup>> ModelGroup::Create(const std::string
   group->options_ = options;
   group->communicators_ = CreateLoopbackCommunicators(options.world_size);
   for (int rank = 0; rank < options.world_size; ++rank) {
-    ASSIGN_OR_RETURN(std::unique_ptr<LoadedModel> model, LoadModel(path, {.numerics = options.numerics,
+    ASSIGN_OR_RETURN(std::unique_ptr<LoadedModel> model, LoadModel(path, {.device = options.device,
+                                                                          .numerics = options.numerics,
                                                                           .rank = rank,
                                                                           .world_size = options.world_size,
                                                                           .num_threads = options.num_threads}));

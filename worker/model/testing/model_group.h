@@ -16,6 +16,7 @@
 namespace outrider {
 
 struct ModelGroupOptions {
+  Device device = Device::kCpu;
   Numerics numerics = Numerics::kInvariant;
   int world_size = 1;
   int num_threads = 1;
