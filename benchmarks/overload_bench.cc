@@ -93,20 +93,23 @@ nlohmann::ordered_json Report(const char* name, double rate, double seconds, dou
     }
   }
   const double goodput = num_good / seconds;
-  return {{"case", name},
-          {"offered_per_s", rate},
-          {"requests", outcomes.size()},
-          {"goodput_per_s", goodput},
-          {"goodput_of_peak", peak > 0 ? goodput / peak : 1},
-          {"good_ms_p50", Quantile(good_ms, 0.5)},
-          {"good_ms_p99", Quantile(good_ms, 0.99)},
-          {"refused", refusal_ms.size()},
-          {"refusal_ms_p50", Quantile(refusal_ms, 0.5)},
-          {"refusal_ms_p99", Quantile(refusal_ms, 0.99)},
-          {"refused_without_retry_time", num_without_retry_time},
-          {"late", num_late},
-          {"cut", num_cut},
-          {"other", num_other}};
+  return {
+      {"case", name},
+      {"offered_per_s", rate},
+      {"requests", outcomes.size()},
+      {"goodput_per_s", goodput},
+      {"goodput_of_peak", peak > 0 ? goodput / peak : 1},
+      {"good_ms_p50", Quantile(good_ms, 0.5)},
+      {"good_ms_p99", Quantile(good_ms, 0.99)},
+      {"refused", refusal_ms.size()},
+      {"refused_after_10_ms", std::count_if(refusal_ms.begin(), refusal_ms.end(), [](double ms) { return ms > 10; })},
+      {"refusal_ms_p50", Quantile(refusal_ms, 0.5)},
+      {"refusal_ms_p90", Quantile(refusal_ms, 0.9)},
+      {"refusal_ms_p99", Quantile(refusal_ms, 0.99)},
+      {"refused_without_retry_time", num_without_retry_time},
+      {"late", num_late},
+      {"cut", num_cut},
+      {"other", num_other}};
 }
 
 int Main(int argc, char** argv) {

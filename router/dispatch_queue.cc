@@ -16,6 +16,9 @@ constexpr size_t kPreparedAtOnce = 16;
 // What a refusal says at least and at most.
 constexpr Duration kRetryAfterMin = std::chrono::milliseconds(100);
 constexpr Duration kRetryAfterMax = std::chrono::seconds(30);
+// Waits and service times are measured in the mean; who must make a deadline is given so much more. Without it, half of
+// those admitted at the edge would miss theirs, after they have taken others' time.
+constexpr double kDeadlineMargin = 1.25;
 
 std::string StateOf(const GroupView& group) {
   if (group.draining) return "is draining";
@@ -110,7 +113,7 @@ absl::Status DispatchQueue::QuarantineOf(const RouteRequest& request, TimePoint 
 }
 
 absl::Status DispatchQueue::CheckWait(const RouteRequest& request, TimePoint now) {
-  const std::optional<double> rate = rate_.TokensPerSecond(now);
+  const std::optional<double> rate = rate_.TokensPerSecond(NumPlaces(), now);
   // Without a rate, or with nobody to serve, time will tell.
   if (!rate.has_value() || admission_.empty()) return absl::OkStatus();
   const AdmissionController::Arrival arrival = ArrivalOf(request);
@@ -125,15 +128,24 @@ absl::Status DispatchQueue::CheckWait(const RouteRequest& request, TimePoint now
   if (!request.deadline.has_value()) return absl::OkStatus();
   const Duration served_in = rate_.MeanServiceTime();
   const Duration left = *request.deadline - now;
-  if (wait + served_in <= left) return absl::OkStatus();
+  const Duration needed = FromMillis(kDeadlineMargin * ToMillis(wait + served_in));
+  if (needed <= left) return absl::OkStatus();
   return WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(
                             "the request can not make its deadline in ", WholeMs(left), " ms: it would wait for about ",
                             WholeMs(wait), " ms and requests last ", WholeMs(served_in), " ms; try again later")),
-                        std::clamp(wait + served_in - left, kRetryAfterMin, kRetryAfterMax));
+                        std::clamp(needed - left, kRetryAfterMin, kRetryAfterMax));
+}
+
+int64_t DispatchQueue::NumPlaces() const {
+  int64_t num_places = 0;
+  for (const GroupCost& cost : registry_.snapshot().costs) {
+    if (cost.usable) num_places += cost.max_sequences;
+  }
+  return num_places;
 }
 
 Duration DispatchQueue::RetryAfter(TimePoint now) {
-  const std::optional<double> rate = rate_.TokensPerSecond(now);
+  const std::optional<double> rate = rate_.TokensPerSecond(NumPlaces(), now);
   if (!rate.has_value()) return kRetryAfterDefault;
   // Until an eighth of what waits is gone: then those who were refused come to a queue with room.
   return std::clamp(FromMillis(1000.0 / 8 * static_cast<double>(admission_.num_tokens()) / *rate), kRetryAfterMin,
@@ -282,7 +294,7 @@ void DispatchQueue::StartWhoCan(TimePoint now, bool model_ready, Decisions& deci
     if (verdict == Verdict::kSettles) WantTurnAt(request.since + kReplaySettle);
     if (verdict != Verdict::kMayStart || !Pay(waiting, now)) return Visit::kSkip;
     if (request.kind == RouteKind::kNew && request.deadline.has_value() &&
-        now + rate_.MeanServiceTime() / 2 > *request.deadline) {
+        now + FromMillis(kDeadlineMargin * ToMillis(rate_.MeanServiceTime())) > *request.deadline) {
       return refuse(WithRetryAfter(
           absl::ResourceExhaustedError(absl::StrCat("the request can not make its deadline in ",
                                                     WholeMs(*request.deadline - now), " ms: requests last ",

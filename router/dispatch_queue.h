@@ -144,6 +144,7 @@ class DispatchQueue {
   void StartWhoCan(TimePoint now, bool model_ready, Decisions& decisions);
   void HandOverDraining(Decisions& decisions);
   absl::Status RefusalOfExpired(const Waiting& waiting, TimePoint now) const;
+  int64_t NumPlaces() const;  // sequences that groups that serve run at once
   // When the queue will have room, about.
   Duration RetryAfter(TimePoint now);
 

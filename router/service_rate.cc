@@ -35,14 +35,16 @@ void ServiceRate::Served(int64_t num_tokens, Duration served_in, TimePoint now) 
   }
   num_served_ = num_served_ * kServedKept + 1;
   service_ms_ = service_ms_ * kServedKept + ToMillis(served_in);
+  served_tokens_ = served_tokens_ * kServedKept + static_cast<double>(num_tokens);
 }
 
-std::optional<double> ServiceRate::TokensPerSecond(TimePoint now) {
+std::optional<double> ServiceRate::TokensPerSecond(int64_t num_places, TimePoint now) {
   Advance(now);
-  if (busy_seconds_ * 1000 < ToMillis(kMeasuredMin) || busy_served_ < kServedMin || busy_tokens_ <= 0) {
-    return std::nullopt;
+  if (busy_seconds_ * 1000 >= ToMillis(kMeasuredMin) && busy_served_ >= kServedMin && busy_tokens_ > 0) {
+    return busy_tokens_ / busy_seconds_;
   }
-  return busy_tokens_ / busy_seconds_;
+  if (num_places <= 0 || num_served_ < kServedMin || service_ms_ <= 0) return std::nullopt;
+  return 1000 * static_cast<double>(num_places) * served_tokens_ / service_ms_;
 }
 
 }  // namespace outrider::router

@@ -27,8 +27,9 @@ class ServiceRate {
   // A request, or a lane of one, was served: it weighed so many tokens in the queue. `served_in`: from start to end.
   void Served(int64_t num_tokens, Duration served_in, TimePoint now);
 
-  // Tokens of the queue a second; nothing while too little was measured.
-  std::optional<double> TokensPerSecond(TimePoint now);
+  // Tokens of the queue a second. Before enough was measured while somebody waits, what `num_places` would do if each
+  // served one request after another as long as the mean; nothing if none was served yet either.
+  std::optional<double> TokensPerSecond(int64_t num_places, TimePoint now);
   // From a request's start to its end, in the mean; 0 if none has ended yet.
   Duration MeanServiceTime() const {
     return num_served_ > 0 ? FromMillis(service_ms_ / num_served_) : Duration::zero();
@@ -44,6 +45,7 @@ class ServiceRate {
   double busy_served_ = 0;
   double num_served_ = 0;
   double service_ms_ = 0;
+  double served_tokens_ = 0;
 };
 
 }  // namespace outrider::router
