@@ -21,7 +21,7 @@ namespace outrider {
 namespace {
 
 constexpr size_t kMaxLineBytes = 4096;
-constexpr int kStopBoundMs = 20000;
+constexpr int kStopBoundMs = 40000;  // beyond what a cluster takes to drain
 
 std::vector<std::string> ServeArguments(const ClusterOptions& options) {
   std::vector<std::string> arguments = {"outrider",

@@ -29,7 +29,7 @@ namespace outrider {
 
 struct SupervisorOptions {
   std::string program;                              // path of the binary every process runs
-  Duration drain_bound = std::chrono::seconds(10);  // the first unit's time to end after SIGTERM
+  Duration drain_bound = std::chrono::seconds(30);  // the first unit's time to end after SIGTERM; a drain takes 25 s
   Duration stop_bound = std::chrono::seconds(5);    // then the others', before SIGKILL
   // A unit that ends so often in a row before MarkReady ends Run with its error; also the first end with kExitUsage.
   int max_early_exits = 3;

@@ -443,7 +443,8 @@ TEST(Router, SaysSoWhenARequestCanNotBeParsed) {
   }
   ExpectStatus(CallWithBytes(*router, "/outrider.v1.Inference/Tokenize", "\x0a\x02\xff\xff"),
                grpc::StatusCode::INVALID_ARGUMENT, {"no outrider.v1.TokenizeRequest"});
-  EXPECT_EQ(router->num_open_calls(), 0);
+  // The server hears of a call's end a moment after the client.
+  while (router->num_open_calls() > 0) std::this_thread::yield();
 }
 
 TEST(Router, IsHealthyOnlyWhileAGroupServes) {
