@@ -1,20 +1,24 @@
 // serve_bench: what a user of a whole cluster gets, with and without drafts, in one run: a line of JSON a case.
 //
-//   bazel run -c opt //benchmarks:serve_bench -- [--workload chat] [--ranks 1] [--repeats 5] [--prompts 20]
-//                                                [--max-tokens 96]
+//   bazel run -c opt //benchmarks:serve_bench -- [--workload chat] [--ranks 1] [--repeats 5] [--prompts 64]
+//                                                [--max-tokens 64]
 //
 // Workloads: `chat`, questions answered with the shipped draft model drafting; `copy`, texts that repeat themselves,
 // with nobody drafting but the group's own n-gram source.
 //
-// Cases (draft off, lookahead auto, lookahead 4; concurrency 1 and 16) take turns within each repeat, each repeat
-// beginning with another, so that neither drift nor order favours one. Ids are compared with those of `off`: a
-// difference ends the run.
+// Cases (draft off, lookahead auto, lookahead 4; concurrency 1 with a quarter of the prompts and 16 with all of them)
+// take turns within each repeat, in an order of chance by seed, so that neither drift nor order favours one. `off`
+// comes twice: its second ratio to the first is what noise alone does. Outputs are of many lengths (half to one and a
+// half times --max-tokens), so that requests end and begin at all times as users' do. Ids are compared with those of
+// `off`: a difference ends the run.
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <numeric>
+#include <random>
 
 #include "tests/integration/cluster_fixture.h"
 
@@ -27,6 +31,7 @@ struct Case {
   int lookahead;
   int concurrency;
   std::vector<double> tokens_per_second, first_token_ms;
+  double round_trips = 0, round_trip_seconds = 0, waits = 0, wait_seconds = 0;
   uint64_t rounds = 0, plain_steps = 0, draft_tokens = 0, accepted = 0;
 };
 
@@ -50,7 +55,8 @@ std::vector<v1::GenerateRequest> ChatRequests(int num_prompts) {
   for (int i = 0; i < num_prompts; ++i) {
     auto* message = requests[i].add_messages();
     message->set_role("user");
-    message->set_content(std::string(kQuestions[i % 10]) + (i >= 10 ? " Be brief." : ""));
+    message->set_content(std::string(kQuestions[i % 10]) + (i >= 10 ? " Be brief." : "") +
+                         (i >= 20 ? " This is question " + std::to_string(i) + "." : ""));
   }
   return requests;
 }
@@ -88,8 +94,8 @@ int Flag(int argc, char** argv, const char* name, int fallback) {
 int Main(int argc, char** argv) {
   const int ranks = Flag(argc, argv, "--ranks", 1);
   const int repeats = Flag(argc, argv, "--repeats", 5);
-  const int num_prompts = Flag(argc, argv, "--prompts", 20);
-  const int max_tokens = Flag(argc, argv, "--max-tokens", 96);
+  const int num_prompts = Flag(argc, argv, "--prompts", 64);
+  const int max_tokens = Flag(argc, argv, "--max-tokens", 64);
   ClusterOptions options = TestCluster();
   options.model = TargetModelPath();
   options.max_model_len = 2048;
@@ -109,23 +115,44 @@ int Main(int argc, char** argv) {
   if (cluster == nullptr) return 1;
 
   std::vector<v1::GenerateRequest> requests = copies ? CopyRequests(num_prompts) : ChatRequests(num_prompts);
-  for (v1::GenerateRequest& request : requests) {
-    request.set_temperature(0);
-    request.set_max_tokens(max_tokens);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].set_temperature(0);
+    requests[i].set_max_tokens(max_tokens * static_cast<int>(50 + i * 37 % 101) / 100);
   }
-  std::vector<Case> cases = {{"off", false, -1, 1},  {"auto", true, -1, 1},  {"lookahead 4", true, 4, 1},
-                             {"off", false, -1, 16}, {"auto", true, -1, 16}, {"lookahead 4", true, 4, 16}};
+  std::vector<Case> cases;
+  for (const int concurrency : {1, 16}) {
+    cases.push_back({"off", false, -1, concurrency});
+    cases.push_back({"off again", false, -1, concurrency});
+    cases.push_back({"auto", true, -1, concurrency});
+    cases.push_back({"lookahead 4", true, 4, concurrency});
+  }
+  std::vector<size_t> order(cases.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::mt19937 chance(1);
+  const auto counted = [&](const char* name) { return std::max(0.0, MetricSum(cluster->metrics_address(), name)); };
   std::vector<std::vector<int32_t>> expected;
   for (int repeat = -1; repeat < repeats; ++repeat) {  // -1 warms up
-    for (size_t i = 0; i < cases.size(); ++i) {
-      Case& c = cases[(i + static_cast<size_t>(repeat + 1)) % cases.size()];
-      for (auto& request : requests) {
+    if (repeat >= 0) std::shuffle(order.begin(), order.end(), chance);
+    for (const size_t i : order) {
+      Case& c = cases[i];
+      std::vector<v1::GenerateRequest> asked = requests;
+      if (c.concurrency == 1 && !expected.empty()) asked.resize(std::max(1, num_prompts / 4));
+      for (auto& request : asked) {
         request.set_draft(c.draft);
         request.set_lookahead(c.lookahead);
       }
+      const double counts[] = {counted("outrider_draft_round_trip_seconds_count"),
+                               counted("outrider_draft_round_trip_seconds_sum"), counted("outrider_draft_waits_total"),
+                               counted("outrider_draft_wait_seconds_total")};
       const auto start = std::chrono::steady_clock::now();
-      const auto outcomes = Generate(*cluster, requests, c.concurrency);
+      const auto outcomes = Generate(*cluster, asked, c.concurrency);
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      if (repeat >= 0) {
+        c.round_trips += counted("outrider_draft_round_trip_seconds_count") - counts[0];
+        c.round_trip_seconds += counted("outrider_draft_round_trip_seconds_sum") - counts[1];
+        c.waits += counted("outrider_draft_waits_total") - counts[2];
+        c.wait_seconds += counted("outrider_draft_wait_seconds_total") - counts[3];
+      }
       uint64_t tokens = 0;
       std::vector<std::vector<int32_t>> ids;
       for (const RequestOutcome& outcome : outcomes) {
@@ -144,7 +171,7 @@ int Main(int argc, char** argv) {
         c.accepted += choice.finished.usage().accepted_tokens();
       }
       if (expected.empty()) expected = ids;
-      if (ids != expected) {
+      if (!std::equal(ids.begin(), ids.end(), expected.begin())) {
         std::fprintf(stderr, "serve_bench: ids of '%s' at concurrency %d differ from those without drafts\n", c.name,
                      c.concurrency);
         return 1;
@@ -154,7 +181,7 @@ int Main(int argc, char** argv) {
   }
   for (const Case& c : cases) {
     const Case& off = *std::find_if(cases.begin(), cases.end(), [&](const Case& other) {
-      return !other.draft && other.concurrency == c.concurrency;
+      return other.concurrency == c.concurrency;  // the first is `off`
     });
     std::vector<double> ratios;
     for (int i = 0; i < repeats; ++i) ratios.push_back(c.tokens_per_second[i] / off.tokens_per_second[i]);
@@ -177,6 +204,10 @@ int Main(int argc, char** argv) {
     json["accepted_tokens"] = c.accepted;
     if (c.rounds > 0) {
       json["tokens_a_round"] = 1 + static_cast<double>(c.accepted) / static_cast<double>(c.rounds);
+    }
+    if (c.round_trips > 0) {
+      json["draft_round_trip_ms"] = {{"count", c.round_trips}, {"mean", 1e3 * c.round_trip_seconds / c.round_trips}};
+      json["draft_wait_ms"] = {{"count", c.waits}, {"mean", 1e3 * c.wait_seconds / std::max(1.0, c.waits)}};
     }
     std::printf("%s\n", json.dump().c_str());
   }

@@ -13,6 +13,10 @@ namespace {
 constexpr int kCaughtUpTokens = 32;
 // A source has proved itself after so many rounds: then sequences catch up with it all at once, before that an eighth.
 constexpr int kProvingRounds = 16;
+// Output still to come is counted on up to here when it is weighed whether catching up pays: batches change.
+constexpr int kHorizonTokens = 256;
+// Weight of a new measurement of how long a source takes to read.
+constexpr double kReadWeight = 0.2;
 // Tokens asked from the in-process source; more are rarely accepted.
 constexpr int kInProcessLookahead = 8;
 
@@ -27,7 +31,8 @@ struct DraftPlanner::Source {
   int num_assigned = 0;     // sequences whose worker this is
   int num_catching_up = 0;  // of them, those asked without being caught up
   int64_t num_rounds = 0;
-  bool spoken_to = false;  // since the last Flush
+  double read_ms_per_token = 0;  // while it catches up; 0: not measured
+  bool spoken_to = false;        // since the last Flush
 };
 
 // One sequence at one source.
@@ -201,6 +206,15 @@ int DraftPlanner::NumDraftTokensLeft(const Row& row) {
   return static_cast<int>(UsableDraft(row.drafted->last_offer, row.sequence->tokens()).size());
 }
 
+// How long its worker would take to read what it has not been told; 0 if that disturbs nobody.
+double DraftPlanner::CatchUpMs(const Row& row) const {
+  const Source& worker = *sources_[row.drafted->worker];
+  if (worker.source->runs_ahead()) return 0;
+  const auto view = row.drafted->views.find(row.drafted->worker);
+  const bool open = view != row.drafted->views.end() && view->second.session.open();
+  return worker.read_ms_per_token * (row.sequence->num_tokens() - (open ? view->second.session.num_told() : 0));
+}
+
 bool DraftPlanner::IsCaughtUp(const Row& row, DraftSourceId id) {
   const DraftSession& session = row.drafted->at(id).session;
   return session.open() && session.warm() && row.sequence->num_tokens() - session.num_told() <= kCaughtUpTokens;
@@ -269,6 +283,8 @@ void DraftPlanner::DecideAuto(std::vector<Row>& rows, int num_other_rows, const 
   LookaheadBatch batch{.num_other_rows = num_other_rows, .cost = &decode_cost, .wait_ms_max = wait_ms_max};
   std::vector<bool> caught_up;
   int num_waiting = 0, num_caught_up = 0;
+  double catch_up_ms = 0;  // for all that are not caught up
+  double num_tokens_left = 0;
   const Source* latest_worker = nullptr;
   for (Row& row : rows) {
     LookaheadCandidate& candidate = candidates.emplace_back();
@@ -288,6 +304,8 @@ void DraftPlanner::DecideAuto(std::vector<Row>& rows, int num_other_rows, const 
       ++num_waiting;
       caught_up.push_back(IsCaughtUp(row, row.drafted->worker));
       num_caught_up += caught_up.back();
+      if (!caught_up.back()) catch_up_ms += CatchUpMs(row);
+      num_tokens_left += std::min(row.sequence->num_tokens_max() - row.sequence->num_tokens(), kHorizonTokens);
     } else {
       caught_up.push_back(false);
     }
@@ -309,6 +327,10 @@ void DraftPlanner::DecideAuto(std::vector<Row>& rows, int num_other_rows, const 
     }
     choice = choose(num_caught_up);
   }
+  // A worker that reads on the cores that steps run on delays them. What is gained until the sequences end must be
+  // more.
+  const double gain = best.tokens_per_ms / std::max(choice.tokens_per_ms, 1e-9) - 1;
+  const bool catch_up = catch_up_ms <= gain * plain_ms * num_tokens_left / std::max(1, num_waiting);
   for (size_t i = 0; i < rows.size(); ++i) {
     Row& row = rows[i];
     if (!candidates[i].waits || caught_up[i]) {
@@ -320,7 +342,7 @@ void DraftPlanner::DecideAuto(std::vector<Row>& rows, int num_other_rows, const 
       }
       continue;
     }
-    row.grant.lookahead = best.lookaheads[i];
+    row.grant.lookahead = catch_up ? best.lookaheads[i] : 0;
     if (row.grant.lookahead == 0) continue;
     const Source& worker = *sources_[row.drafted->worker];
     const int num_at_once = worker.num_rounds >= kProvingRounds ? num_waiting : std::max(1, num_waiting / 8);
@@ -389,6 +411,11 @@ void DraftPlanner::Take(DraftSourceId id, FindSequence find, TimePoint now, Draf
       if (view.catching_up) {
         view.catching_up = false;
         --source.num_catching_up;
+        if (!source.in_process && verdict.num_new_tokens > 0) {
+          const double milliseconds = ToMillis(verdict.latency) / verdict.num_new_tokens;
+          source.read_ms_per_token +=
+              (source.read_ms_per_token == 0 ? 1 : kReadWeight) * (milliseconds - source.read_ms_per_token);
+        }
       } else if (!source.in_process) {
         const double milliseconds = ToMillis(verdict.latency);
         source.latency.Observe(verdict.lookahead, view.num_sequences, milliseconds, now);

@@ -6,7 +6,8 @@
 // up, the in-process source) for so many tokens, and waits at most draft_wait_ms_max. Auto: LookaheadPolicy chooses by
 // what is measured; waits are also bounded by draft_wait_ratio of a plain step. With none chosen a source is not spoken
 // to at all; it catches up with one longer commit when it is asked again. While a source has yet to prove itself, few
-// sequences at a time catch up with it.
+// sequences at a time catch up with it. A source that shares the group's cores catches up only if the gain until the
+// sequences end pays for its reading.
 //
 // A source that runs ahead is told of every commit, also while a draft is left, so that the next one is there before it
 // is needed; for that nobody waits.
@@ -42,7 +43,7 @@ namespace outrider {
 struct DraftPlannerOptions {
   int vocab_size = 0;
   int lookahead = Request::kAutoLookahead;  // of sequences that do not say: auto or 0..kMaxLookahead
-  double draft_wait_ratio = 0.5;
+  double draft_wait_ratio = 0.7;
   double draft_wait_ms_max = 50;
 };
 
@@ -104,6 +105,7 @@ class DraftPlanner {
   void Forget(SequenceId sequence);
   std::vector<Row> RowsOf(absl::Span<const SequenceUpdate> updates, FindSequence find);
   static int NumDraftTokensLeft(const Row& row);
+  double CatchUpMs(const Row& row) const;
   static bool IsCaughtUp(const Row& row, DraftSourceId id);
   DraftSourceId InProcessSource() const;
   void AskWorker(Row& row, int lookahead, int num_sequences, Duration wait, TimePoint now);

@@ -30,9 +30,11 @@ TokenId Next(absl::Span<const TokenId> tokens, const SamplingParams& params) {
 
 struct RecordingSource final : DraftSource {
   uint64_t connected = 1;
+  bool ahead = false;
   std::vector<std::string> said;
   std::vector<Proposal> to_say;
   uint64_t connection() const override { return connected; }
+  bool runs_ahead() const override { return ahead; }
   void Open(const Opening& o) override {
     said.push_back(
         absl::StrCat("open ", o.prompt.size(), "+", o.output.size(), " epoch ", o.epoch, " k ", o.lookahead));
@@ -157,6 +159,31 @@ TEST_F(DraftPlannerTest, OpensAnewWhenTheConnectionIsAnother) {
   EXPECT_EQ(Said(), (Words{"open 3+2 epoch 2 k 4", "flush"}));
   EXPECT_TRUE(Say({{SequenceId(1), 1, {5, {1, 2}}}}, 21).empty());
   EXPECT_EQ(planner_->stats().num_dropped[static_cast<int>(DropReason::kStaleEpoch)], 1);
+}
+
+TEST_F(DraftPlannerTest, AutoLetsASourceCatchUpOnlyIfTheGainPaysForItsReading) {
+  for (const double read_ms : {1.0, 1000.0}) {
+    for (const bool ahead : {false, true}) {
+      SCOPED_TRACE(testing::Message() << read_ms << " ms to read three tokens, cores of its own: " << ahead);
+      Request request;
+      request.prompt = {1, 2, 3};
+      request.params.max_tokens = 40;
+      sequence_ = std::make_unique<Sequence>(SequenceId(1), request, RequestLane{});
+      source_ = RecordingSource();
+      source_.ahead = ahead;
+      Plan(Request::kAutoLookahead);
+      for (int rows = 1; rows < 10; ++rows) cost_.Observe(rows, 10);  // draft rows are free
+      Update({.started = true}, 0);
+      EXPECT_EQ(Said().size(), 2u);  // what is not measured is tried
+      Say({{SequenceId(1), 1, {3, {9}}}}, read_ms);
+      Update({.tokens = {5}}, 1200);
+      Said();
+      Say({{SequenceId(1), 1, {4, {9}}}}, 1201);
+      ++source_.connected;  // it has to read everything again
+      Update({.tokens = {6}}, 1300);
+      EXPECT_EQ(Said().size(), ahead || read_ms < 10 ? 2u : 0u);
+    }
+  }
 }
 
 TEST_F(DraftPlannerTest, AnAnswerThatIsNoUseEndsTheWait) {

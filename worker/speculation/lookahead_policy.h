@@ -46,6 +46,6 @@ struct LookaheadChoice {
 LookaheadChoice ChooseLookaheads(const LookaheadBatch& batch);
 
 // Drafting must promise so much more than plain steps: less is within what the estimates are worth.
-inline constexpr double kLookaheadGainMin = 1.03;
+inline constexpr double kLookaheadGainMin = 1.05;
 
 }  // namespace outrider

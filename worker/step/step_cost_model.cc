@@ -12,13 +12,13 @@ constexpr double kWeightMin = 0.1;
 
 }  // namespace
 
-// Four buckets a power of two: 1, 2, 3, 4, 5, 6, 7, 8-9, 10-11, 12-13, 14-15, 16-19, ...
+// Four buckets a power of two: 1, 2, 3, 4, 5, 6, 7, 8, 9-10, 11-12, 13-14, 15-16, 17-20, ...
 int StepCostModel::BucketOf(int num_rows) {
-  const unsigned rows = static_cast<unsigned>(std::max(num_rows, 1));
-  if (rows < 8) return static_cast<int>(rows) - 1;
+  const unsigned rows = static_cast<unsigned>(std::max(num_rows, 1)) - 1;
+  if (rows < 8) return static_cast<int>(rows);
   const int log2 = std::bit_width(rows) - 1;
   const int quarter = static_cast<int>(rows >> (log2 - 2)) & 3;
-  return std::min(7 + (log2 - 3) * 4 + quarter, kNumBuckets - 1);
+  return std::min(8 + (log2 - 3) * 4 + quarter, kNumBuckets - 1);
 }
 
 void StepCostModel::Observe(int num_rows, double milliseconds) {
@@ -39,8 +39,6 @@ void StepCostModel::Observe(int num_rows, double milliseconds) {
     points_[i].milliseconds = std::min(points_[i].milliseconds, points_[i + 1].milliseconds);
   }
 }
-
-bool StepCostModel::known(int num_rows) const { return buckets_[BucketOf(num_rows)].num_samples > 0; }
 
 int StepCostModel::most_rows() const {
   return num_known_ == 0 ? 0 : static_cast<int>(points_[num_known_ - 1].num_rows);

@@ -1,8 +1,9 @@
 // StepCostModel: how long a step takes by its number of rows, from what was measured.
 //
-// Rows fall into buckets (1, 2, ... 7, then four to a power of two); each keeps an exponential average. Between buckets
-// it interpolates, below the first and beyond the last it goes on with the nearest slope. More rows never cost less: a
-// bucket counts as at most what a later one took.
+// Rows fall into buckets (1, 2, ... 8, then four to a power of two, each ending with a multiple of its width: products
+// go in tiles of rows and cost in stairs, and the batch that fills its last tile must not be averaged with the one that
+// begins another); each keeps an exponential average. Between buckets it interpolates, below the first and beyond the
+// last it goes on with the nearest slope. More rows never cost less: a bucket counts as at most what a later one took.
 //
 // Thread safety: none.
 #pragma once
@@ -18,8 +19,6 @@ class StepCostModel {
 
   // Whether anything was measured; without, EstimateMs is 0.
   bool known() const { return num_known_ > 0; }
-  // Whether this very number of rows (its bucket) was measured.
-  bool known(int num_rows) const;
   double EstimateMs(int num_rows) const;
   // The most rows measured; 0 before.
   int most_rows() const;

@@ -69,6 +69,14 @@ TEST(StepCostModel, OneSlowStepOfFewRowsDoesNotMakeManyRowsSlow) {
   EXPECT_GT(model.RowsWithin(200, 4096), 64);
 }
 
+TEST(StepCostModel, KeepsTheStairAfterAFullTile) {
+  StepCostModel model;
+  for (int i = 0; i < 50; ++i)
+    model.Observe(15, 12), model.Observe(16, 12), model.Observe(18, 15), model.Observe(20, 15);
+  EXPECT_NEAR(model.EstimateMs(16), 12, 0.7);
+  EXPECT_NEAR(model.EstimateMs(19), 15, 0.1);
+}
+
 TEST(StepCostModel, FollowsAChangeAndIgnoresNonsense) {
   StepCostModel model;
   for (int i = 0; i < 10; ++i) model.Observe(8, 10);
