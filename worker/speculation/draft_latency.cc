@@ -15,7 +15,7 @@ void DraftLatency::Observe(int lookahead, int num_sequences, double milliseconds
   if (lookahead < 1 || lookahead > kMaxLookahead || !(milliseconds >= 0) || !std::isfinite(milliseconds)) return;
   Average& average = averages_[GroupOf(num_sequences)][lookahead];
   // One interruption does not make a source slow.
-  if (average.known) milliseconds = std::min(milliseconds, 4 * average.milliseconds + 1);
+  if (average.known) milliseconds = std::min(milliseconds, 2 * average.milliseconds + 0.5);
   average.milliseconds += (average.known ? kWeight : 1) * (milliseconds - average.milliseconds);
   average.updated = now;
   average.known = true;

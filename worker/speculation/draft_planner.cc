@@ -17,6 +17,8 @@ constexpr int kProvingRounds = 16;
 constexpr int kHorizonTokens = 256;
 // Weight of a new measurement of how long a source takes to read.
 constexpr double kReadWeight = 0.2;
+// Weight of a new measurement of the time from asking to planning.
+constexpr double kGapWeight = 0.1;
 // Tokens asked from the in-process source; more are rarely accepted.
 constexpr int kInProcessLookahead = 8;
 
@@ -197,6 +199,7 @@ bool DraftPlanner::Ask(Row& row, DraftSourceId id, int lookahead, int num_sequen
                            .lookahead = lookahead});
   }
   source.spoken_to = true;
+  if (!source.in_process) asked_at_ = now;
   ++stats_.num_requests;
   return true;
 }
@@ -220,6 +223,11 @@ bool DraftPlanner::IsCaughtUp(const Row& row, DraftSourceId id) {
   return session.open() && session.warm() && row.sequence->num_tokens() - session.num_told() <= kCaughtUpTokens;
 }
 
+// How much of a draft's latency is left when the next step could begin.
+double DraftPlanner::WaitMs(const Source& source, int lookahead, int num_sequences, TimePoint now) const {
+  return std::max(0.0, source.latency.EstimateMs(lookahead, num_sequences, now) - gap_ms_);
+}
+
 // Asks the sequence's worker; the grant waits for it if that is worth while.
 void DraftPlanner::AskWorker(Row& row, int lookahead, int num_sequences, Duration wait, TimePoint now) {
   const DraftSourceId id = row.drafted->worker;
@@ -229,7 +237,7 @@ void DraftPlanner::AskWorker(Row& row, int lookahead, int num_sequences, Duratio
   if (!caught_up) {
     row.drafted->at(id).catching_up = true;
     ++source.num_catching_up;
-  } else if (source.latency.EstimateMs(lookahead, num_sequences, now) <= ToMillis(wait)) {
+  } else if (WaitMs(source, lookahead, num_sequences, now) <= ToMillis(wait)) {
     row.grant.wait_until = now + wait;
   }
 }
@@ -315,7 +323,7 @@ void DraftPlanner::DecideAuto(std::vector<Row>& rows, int num_other_rows, const 
   batch.candidates = candidates;
   const auto choose = [&](int num_sequences) {
     for (int k = 1; latest_worker != nullptr && k <= kMaxLookahead; ++k) {
-      batch.latency_ms[k] = latest_worker->latency.EstimateMs(k, std::max(1, num_sequences), now);
+      batch.latency_ms[k] = WaitMs(*latest_worker, k, std::max(1, num_sequences), now);
     }
     return ChooseLookaheads(batch);
   };
@@ -385,6 +393,7 @@ void DraftPlanner::AfterUpdates(absl::Span<const SequenceUpdate> updates, FindSe
 
 void DraftPlanner::TakeProposals(FindSequence find, TimePoint now, DraftDecisions& decisions) {
   NoticeConnections();
+  if (asked_at_.has_value()) gap_ms_ += kGapWeight * (ToMillis(now - *std::exchange(asked_at_, {})) - gap_ms_);
   for (DraftSourceId id = 0; id < static_cast<DraftSourceId>(sources_.size()); ++id) {
     if (sources_[id] != nullptr) Take(id, find, now, decisions);
   }

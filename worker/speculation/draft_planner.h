@@ -21,6 +21,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -108,6 +109,7 @@ class DraftPlanner {
   double CatchUpMs(const Row& row) const;
   static bool IsCaughtUp(const Row& row, DraftSourceId id);
   DraftSourceId InProcessSource() const;
+  double WaitMs(const Source& source, int lookahead, int num_sequences, TimePoint now) const;
   void AskWorker(Row& row, int lookahead, int num_sequences, Duration wait, TimePoint now);
   void KeepAhead(Row& row, int lookahead, int num_sequences, TimePoint now);
   void DecideFixed(Row& row, int num_sequences, TimePoint now);
@@ -121,6 +123,9 @@ class DraftPlanner {
   std::vector<std::unique_ptr<Source>> sources_;  // by id; null once removed
   absl::flat_hash_map<SequenceId, std::unique_ptr<Drafted>> sequences_;
   std::vector<DraftSource::Proposal> proposals_;
+  // From asking a worker to planning the step that may wait for it: results go out meanwhile, so it hides so much.
+  std::optional<TimePoint> asked_at_;
+  double gap_ms_ = 0;
 };
 
 }  // namespace outrider
