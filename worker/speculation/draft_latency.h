@@ -24,7 +24,7 @@ class DraftLatency {
   // Weight of a new measurement: the last five or so count.
   static constexpr double kWeight = 0.2;
   // An estimate halves in this time without a measurement.
-  static constexpr double kHalfLifeMs = 60000;
+  static constexpr double kHalfLifeMs = 30000;
 
   static int GroupOf(int num_sequences);
 
