@@ -3,7 +3,7 @@
 namespace outrider {
 
 void AddClusterFlags(CLI::App& command, ClusterOptions& options) {
-  command.add_option("--draft-model", options.draft_model, "GGUF file of the draft model; none: no draft workers")
+  command.add_option("--draft-model", options.draft_model, "GGUF file or Hugging Face folder; none: no draft workers")
       ->type_name("FILE");
   command.add_option("--tensor-parallel-size,-t", options.tensor_parallel_size, "Rank processes a group")
       ->type_name("[1]");

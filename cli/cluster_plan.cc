@@ -20,7 +20,8 @@ bool IsOneOf(const std::string& value, std::initializer_list<const char*> choice
 }  // namespace
 
 absl::Status Validate(const ClusterOptions& options) {
-  if (options.model.empty()) return absl::InvalidArgumentError("no model given; name a GGUF file");
+  if (options.model.empty())
+    return absl::InvalidArgumentError("no model given; name a GGUF file or a Hugging Face folder");
   for (const absl::Status& status : {CheckRange("--tensor-parallel-size", options.tensor_parallel_size, 1, kMaxRanks),
                                      CheckRange("--groups", options.groups, 1, kMaxGroups),
                                      CheckRange("--draft-workers", options.draft_workers, 0, kMaxDraftWorkers),

@@ -94,7 +94,8 @@ TEST(ConfigSchema, EverySettingOfEveryProcessIsExplainedOrSelfExplaining) {
     for (const Setting& setting : SettingsOf(*message)) explained += !setting.help.empty();
     EXPECT_GE(explained, 4) << message->name();
   }
-  EXPECT_EQ(SettingsOf(*v1::TargetConfig::descriptor())[0].help, "GGUF file of the target model.");
+  EXPECT_EQ(SettingsOf(*v1::TargetConfig::descriptor())[0].help,
+            "GGUF file or Hugging Face folder of the target model.");
 }
 
 }  // namespace

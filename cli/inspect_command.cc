@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "text/tokenizer_definition.h"
 #include "worker/model/model_description.h"
@@ -37,13 +36,17 @@ std::string DescribeJson(const ModelDescription& model) {
                       {"head_dim", config.head_dim},
                       {"vocab_size", config.vocab_size},
                       {"max_model_len", config.max_positions},
-                      {"tied_embedding", config.tied_embedding}};
+                      {"tied_embedding", config.tied_embedding},
+                      {"attention_bias", config.attention_bias},
+                      {"qk_norm", config.qk_norm}};
+    if (!config.layer_windows.empty()) json["config"]["layer_windows"] = config.layer_windows;
   }
   json["tokenizer"] = {{"kind", model.tokenizer.model},
                        {"pre_tokenizer", model.tokenizer.pre},
                        {"num_tokens", model.tokenizer.tokens.size()},
                        {"num_merges", model.tokenizer.merges.size()},
                        {"fingerprint", model.tokenizer.tokens.empty() ? "" : text::Fingerprint(model.tokenizer)}};
+  if (!model.tokenizer_not_known.empty()) json["tokenizer"]["not_known_because"] = model.tokenizer_not_known;
   json["chat_template"] = model.tokenizer.chat_template;
   json["dtypes"] = Json::array();
   for (const DtypeTotal& total : model.dtypes) {
@@ -60,8 +63,10 @@ std::string DescribeJson(const ModelDescription& model) {
   }
   json["tensors"] = Json::array();
   for (const TensorDescription& tensor : model.tensors) {
-    json["tensors"].push_back(
-        {{"name", tensor.name}, {"dtype", tensor.dtype}, {"shape", tensor.shape}, {"bytes", tensor.bytes}});
+    json["tensors"].push_back({{"name", tensor.name},
+                               {"dtype", tensor.dtype},
+                               {"shape", Json::parse(tensor.shape)},
+                               {"bytes", tensor.bytes}});
   }
   json["metadata"] = Json::object();
   for (const auto& [key, value] : model.metadata) json["metadata"][key] = value;
@@ -84,7 +89,10 @@ void PrintDescription(const ModelDescription& model, bool all_tensors) {
   }
   const auto& tokenizer = model.tokenizer;
   if (tokenizer.tokens.empty()) {
-    std::printf("tokenizer: none\n");
+    std::printf("tokenizer: none%s\n",
+                model.tokenizer_not_known.empty()
+                    ? ": serves token ids, not text"
+                    : absl::StrCat(" that this build knows: ", model.tokenizer_not_known).c_str());
   } else {
     std::printf("tokenizer: %s, split by %s, %zu tokens, %zu merges, fingerprint %s\n", tokenizer.model.c_str(),
                 tokenizer.pre.c_str(), tokenizer.tokens.size(), tokenizer.merges.size(),
@@ -108,8 +116,8 @@ void PrintDescription(const ModelDescription& model, bool all_tensors) {
     return;
   }
   for (const TensorDescription& tensor : model.tensors) {
-    std::printf("  %-32s %-6s [%s] %s\n", tensor.name.c_str(), tensor.dtype.c_str(),
-                absl::StrJoin(tensor.shape, ", ").c_str(), Megabytes(tensor.bytes).c_str());
+    std::printf("  %-48s %-6s %s %s\n", tensor.name.c_str(), tensor.dtype.c_str(), tensor.shape.c_str(),
+                Megabytes(tensor.bytes).c_str());
   }
 }
 
@@ -120,9 +128,9 @@ void AddInspectCommand(CLI::App& app, int& exit_code) {
     std::string model;
     bool json = false, tensors = false;
   };
-  CLI::App* command = app.add_subcommand("inspect", "Say what a model file holds and what it needs");
+  CLI::App* command = app.add_subcommand("inspect", "Say what a model holds and what it needs");
   auto flags = std::make_shared<Flags>();
-  command->add_option("MODEL", flags->model, "GGUF file")->required();
+  command->add_option("MODEL", flags->model, "GGUF file or Hugging Face folder")->required();
   command->add_flag("--json", flags->json, "As JSON, with every tensor and all metadata");
   command->add_flag("--tensors", flags->tensors, "List every tensor");
   command->footer("Example:\n  outrider inspect model.gguf --json | jq .config");

@@ -12,9 +12,6 @@ namespace {
 absl::StatusOr<ModelDescription> Describe(const std::string& path) {
   ASSIGN_OR_RETURN(ModelDescription model, DescribeModel(path));
   RETURN_IF_ERROR(model.servable);
-  if (model.tokenizer.tokens.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": the file has no tokenizer; serving needs one"));
-  }
   return model;
 }
 
@@ -39,6 +36,11 @@ absl::Status CheckModels(const ClusterOptions& options) {
   }
   if (options.draft_model.empty()) return absl::OkStatus();
   ASSIGN_OR_RETURN(const ModelDescription draft, Describe(options.draft_model));
+  if (target.config.vocab_size != draft.config.vocab_size) {
+    return absl::InvalidArgumentError(absl::StrCat("the draft model's vocabulary is not the target's: ", options.model,
+                                                   " has ", target.config.vocab_size, " ids, ", options.draft_model,
+                                                   " has ", draft.config.vocab_size, "; both must be equal"));
+  }
   const std::string target_print = text::Fingerprint(target.tokenizer);
   const std::string draft_print = text::Fingerprint(draft.tokenizer);
   if (target_print != draft_print) {

@@ -161,7 +161,7 @@ void AddServeCommand(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand("serve", "Run a whole cluster on this machine");
   auto options = std::make_shared<ClusterOptions>();
   // Not `required()`: an unknown flag is to be named before a missing model is.
-  command->add_option("MODEL", options->model, "GGUF file of the target model");
+  command->add_option("MODEL", options->model, "GGUF file or Hugging Face folder of the target model");
   AddClusterFlags(*command, *options);
   command->add_option("--lookahead", options->lookahead, "Draft tokens a round: auto (measured) or 0..32")
       ->type_name("[auto]");

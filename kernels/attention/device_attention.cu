@@ -82,6 +82,7 @@ struct AttentionView {
   int num_heads;
   int group;
   float scale;
+  int sliding_window;
   DeviceKvLayout layout;
   const __half *k_storage, *v_storage;
   const DeviceAttentionTile* tiles;
@@ -181,10 +182,16 @@ __global__ void __launch_bounds__(AttentionShape<kHeadDim, kBuild>::kThreads, kB
   const auto row_of = [&](int pair) { return tile.first_row + (tile.first_pair + pair) / view.group; };
   const auto head_of = [&](int pair) { return kv_head * view.group + (tile.first_pair + pair) % view.group; };
   const int last_position = position_of(tile.num_pairs - 1);
+  // The oldest position that a pair sees.
+  const auto oldest_of = [&](int position) {
+    return view.sliding_window > 0 ? max(0, position + 1 - view.sliding_window) : 0;
+  };
+  // Ranges are those of absolute positions, so a window leaves whole ranges out and changes no other's sums.
   const int num_ranges = last_position / kRange + 1;
-  const int first_range = split ? static_cast<int>(blockIdx.z) : 0;
+  const int oldest_range = oldest_of(position_of(0)) / kRange;
+  const int first_range = split ? static_cast<int>(blockIdx.z) : oldest_range;
   const int end_range = split ? first_range + 1 : num_ranges;
-  if (first_range >= num_ranges) return;
+  if (first_range < oldest_range || first_range >= num_ranges) return;
 
   // Rows [first, end) of a range's positions. Those beyond the last are zeros: their weights are zero too, and zero
   // times what memory held need not be.
@@ -263,12 +270,13 @@ __global__ void __launch_bounds__(AttentionShape<kHeadDim, kBuild>::kThreads, kB
     for (int pair = warp; pair < kTiles * 16; pair += kWarps) {
       float* const row = scores + pair * kScoreStride;
       const int num_visible = position_of(pair) + 1 - range * kRange;
+      const int first_visible = oldest_of(position_of(pair)) - range * kRange;
       float score[kRange / 32];
       float max = kNone;
 #pragma unroll
       for (int i = 0; i < kRange / 32; ++i) {
         const int slot = i * 32 + lane;
-        score[i] = slot < num_visible ? row[slot] * view.scale : kNone;
+        score[i] = slot < num_visible && slot >= first_visible ? row[slot] * view.scale : kNone;
         max = fmaxf(max, score[i]);
       }
       max = WarpMax(max);
@@ -276,7 +284,7 @@ __global__ void __launch_bounds__(AttentionShape<kHeadDim, kBuild>::kThreads, kB
 #pragma unroll
       for (int i = 0; i < kRange / 32; ++i) {
         const int slot = i * 32 + lane;
-        const float weight = slot < num_visible ? FastExp(score[i] - max) : 0.0f;
+        const float weight = slot < num_visible && slot >= first_visible ? FastExp(score[i] - max) : 0.0f;
         row[slot] = weight;
         sum += weight;
       }
@@ -366,7 +374,7 @@ __global__ void __launch_bounds__(AttentionShape<kHeadDim, kBuild>::kThreads, kB
   __syncthreads();
   int32_t* const arrivals =
       view.arrivals + static_cast<int64_t>(tile.first_partial) * view.layout.num_kv_heads + kv_head;
-  if (threadIdx.x == 0) is_last = atomicAdd(arrivals, 1) == num_ranges - 1;
+  if (threadIdx.x == 0) is_last = atomicAdd(arrivals, 1) == num_ranges - oldest_range - 1;
   __syncthreads();
   if (!is_last) return;
   __threadfence();
@@ -377,7 +385,7 @@ __global__ void __launch_bounds__(AttentionShape<kHeadDim, kBuild>::kThreads, kB
     float2 sum = make_float2(0, 0);
     // Several ranges are on their way at once; they merge in order all the same.
     constexpr int kAtOnce = 8;
-    for (int first = 0; first < num_ranges; first += kAtOnce) {
+    for (int first = oldest_range; first < num_ranges; first += kAtOnce) {
       float2 sums[kAtOnce], next[kAtOnce];
 #pragma unroll
       for (int r = 0; r < kAtOnce; ++r) {
@@ -447,7 +455,8 @@ KernelError DeviceRopeAppend(const DeviceRopeAppendArgs& args, Stream stream) {
 }
 
 KernelError DeviceAttention(const DeviceAttentionArgs& args, Stream stream) {
-  if (args.layout.Check() != KernelError::kOk || args.num_heads < 1 || args.num_heads % args.layout.num_kv_heads != 0) {
+  if (args.layout.Check() != KernelError::kOk || args.num_heads < 1 ||
+      args.num_heads % args.layout.num_kv_heads != 0 || args.sliding_window < 0) {
     return KernelError::kInvalidShape;
   }
   if (args.plan->tiles().empty()) return KernelError::kOk;
@@ -462,6 +471,7 @@ KernelError DeviceAttention(const DeviceAttentionArgs& args, Stream stream) {
                      .num_heads = args.num_heads,
                      .group = args.num_heads / args.layout.num_kv_heads,
                      .scale = args.scale,
+                     .sliding_window = args.sliding_window,
                      .layout = args.layout,
                      .k_storage = static_cast<const __half*>(args.k_storage),
                      .v_storage = static_cast<const __half*>(args.v_storage),

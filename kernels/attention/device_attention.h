@@ -100,8 +100,9 @@ struct DeviceAttentionArgs {
   uint16_t* out = nullptr;      // [rows, num_heads, head_dim] bf16; must not overlap q
   int64_t q_stride = 0;         // elements, even
   int64_t out_stride = 0;
-  int num_heads = 0;  // a multiple of layout.num_kv_heads
-  float scale = 1;    // of scores: 1 / sqrt(head_dim)
+  int num_heads = 0;       // a multiple of layout.num_kv_heads
+  float scale = 1;         // of scores: 1 / sqrt(head_dim)
+  int sliding_window = 0;  // 0: none; else a row sees positions (position - window, position]
   DeviceKvLayout layout;
   const void* k_storage = nullptr;
   const void* v_storage = nullptr;
@@ -111,7 +112,7 @@ struct DeviceAttentionArgs {
   void* workspace = nullptr;  // zeroed once before its first use
   int64_t num_partials_max = 0;
 };
-// kInvalidShape: bad layout, heads that do not divide.
+// kInvalidShape: bad layout, heads that do not divide, a negative window.
 KernelError DeviceAttention(const DeviceAttentionArgs& args, Stream stream);
 
 }  // namespace outrider::kernels

@@ -104,7 +104,7 @@ std::vector<uint16_t> ToF16(const std::vector<float>& values) {
 }
 
 std::vector<uint16_t> Attend(const Cache& cache, const Step& step, const std::vector<uint16_t>& q,
-                             int64_t num_partials_max = kNumPartials) {
+                             int64_t num_partials_max = kNumPartials, int sliding_window = 0) {
   const int64_t stride = int64_t{cache.heads.num_heads} * cache.heads.head_dim;
   DeviceAttentionPlan plan;
   const std::vector<int32_t> offsets(step.spans.size(), 0);
@@ -121,6 +121,7 @@ std::vector<uint16_t> Attend(const Cache& cache, const Step& step, const std::ve
                                  .out_stride = stride,
                                  .num_heads = cache.heads.num_heads,
                                  .scale = 1.0f / std::sqrt(static_cast<float>(cache.heads.head_dim)),
+                                 .sliding_window = sliding_window,
                                  .layout = cache.layout,
                                  .k_storage = cache.k_storage.data(),
                                  .v_storage = cache.v_storage.data(),
@@ -136,7 +137,8 @@ std::vector<uint16_t> Attend(const Cache& cache, const Step& step, const std::ve
 }
 
 // The oracle over the same values, and over their magnitudes: what errors are relative to.
-std::vector<float> Reference(const Cache& cache, const Step& step, const std::vector<float>& q, bool magnitudes) {
+std::vector<float> Reference(const Cache& cache, const Step& step, const std::vector<float>& q, bool magnitudes,
+                             int sliding_window = 0) {
   const KvLayout layout{.dtype = DType::kF16,
                         .num_blocks = cache.layout.num_blocks,
                         .block_size = 16,
@@ -171,7 +173,8 @@ std::vector<float> Reference(const Cache& cache, const Step& step, const std::ve
                                      .k_storage = k_storage.data(),
                                      .v_storage = v_storage.data(),
                                      .spans = spans,
-                                     .scale = 1.0f / std::sqrt(static_cast<float>(cache.heads.head_dim))}),
+                                     .scale = 1.0f / std::sqrt(static_cast<float>(cache.heads.head_dim)),
+                                     .sliding_window = sliding_window}),
             KernelError::kOk);
   return out;
 }
@@ -197,9 +200,6 @@ TEST(DeviceAttention, AgreesWithReferenceForDecodeVerifyAndPrompts) {
     step.Add(0, 70);     // prompt
     step.Add(500, 130);  // chunk of a prompt
     const std::vector<float> q = RandomQueries(cache, step.num_rows, seed + 9);
-    const std::vector<float> actual = testing::FromBf16(Attend(cache, step, ToF16(q)));
-    const std::vector<float> expected = Reference(cache, step, q, false), weighted = Reference(cache, step, q, true);
-
     // A score's error, as a share of a weight: (head_dim + 2) u, twice for the tensor cores' cut-off, times |q| |k| *
     // scale. The exponential 2^-21 and its argument's rounding, at most 88 u; weights rounded to F16 2^-11, or 2^-25 of
     // the largest where they are subnormal; sums over a range and merges (256 + 60) 2 u. Then bf16.
@@ -209,34 +209,44 @@ TEST(DeviceAttention, AgreesWithReferenceForDecodeVerifyAndPrompts) {
     for (const float value : cache.v) v_max = std::max(v_max, std::fabs(value));
     const double score_error = 2 * (heads.head_dim + 2) * kUnitRoundoff *
                                std::sqrt(static_cast<double>(heads.head_dim)) * double{q_max} * k_max;
-    std::vector<double> tolerance;
-    for (size_t i = 0; i < expected.size(); ++i) {
-      tolerance.push_back((2 * score_error + 0x1.0p-11 + 2 * (0x1.0p-21 + 88 * kUnitRoundoff) + 632 * kUnitRoundoff) *
-                              std::fabs(weighted[i]) +
-                          1200 * 0x1.0p-25 * v_max + testing::kBf16Roundoff * std::fabs(expected[i]));
+    for (const int window : {0, 1, 7, 256, 300}) {
+      const std::vector<float> actual = testing::FromBf16(Attend(cache, step, ToF16(q), kNumPartials, window));
+      const std::vector<float> expected = Reference(cache, step, q, false, window);
+      const std::vector<float> weighted = Reference(cache, step, q, true, window);
+      std::vector<double> tolerance;
+      for (size_t i = 0; i < expected.size(); ++i) {
+        tolerance.push_back((2 * score_error + 0x1.0p-11 + 2 * (0x1.0p-21 + 88 * kUnitRoundoff) + 632 * kUnitRoundoff) *
+                                std::fabs(weighted[i]) +
+                            1200 * 0x1.0p-25 * v_max + testing::kBf16Roundoff * std::fabs(expected[i]));
+      }
+      EXPECT_EQ(CompareTensors(actual, expected, tolerance), "") << "window " << window;
     }
-    EXPECT_EQ(CompareTensors(actual, expected, tolerance), "");
   }
 }
 
 TEST(DeviceAttention, BitsOfARowDoNotDependOnItsSpanItsNeighboursOrTheSplit) {
   const uint64_t seed = testing::TestSeed(52);
-  for (const Heads heads : {Heads{9, 3, 64}, {32, 8, 128}}) {
+  struct Case {
+    Heads heads;
+    int window;
+  };
+  for (const auto& [heads, window] : {Case{{9, 3, 64}, 0}, {{32, 8, 128}, 0}, {{9, 3, 64}, 270}}) {
     constexpr int kPositions = 2048;
     const Cache cache(heads, kPositions, seed);
     const int64_t stride = int64_t{heads.num_heads} * heads.head_dim;
     const std::vector<uint16_t> q = ToF16(RandomQueries(cache, kPositions, seed + 9));
     Step all;
     all.Add(0, kPositions);
-    const std::vector<uint16_t> expected = Attend(cache, all, q);
+    const std::vector<uint16_t> expected = Attend(cache, all, q, kNumPartials, window);
     // Rows of a step are whatever their spans say; each is compared with the same position's row in the whole prompt.
-    const auto check = [&](const Step& step, int64_t num_partials_max, const char* what) {
+    const auto check = [&, heads = heads, window = window](const Step& step, int64_t num_partials_max,
+                                                           const char* what) {
       std::vector<uint16_t> rows;
       for (const AttentionSpan& span : step.spans) {
         rows.insert(rows.end(), q.begin() + span.first_position * stride,
                     q.begin() + (span.first_position + span.num_rows) * stride);
       }
-      const std::vector<uint16_t> out = Attend(cache, step, rows, num_partials_max);
+      const std::vector<uint16_t> out = Attend(cache, step, rows, num_partials_max, window);
       int64_t different = 0;
       for (const AttentionSpan& span : step.spans) {
         for (int64_t i = 0; i < span.num_rows * stride; ++i) {

@@ -15,6 +15,7 @@ programs=(
   kernels/embedding/device_embedding_test
   kernels/gemm/device_gemm_bench
   kernels/gemm/device_gemm_test
+  kernels/norm/device_head_norm_test
   kernels/norm/device_rms_norm_test
   kernels/sampling/device_argmax_test
   tests/exactness/exactness_test
@@ -43,6 +44,6 @@ install -m 755 tests/gpu/run.sh "$folder/"
 # What tests read, at the places where they look for it.
 mkdir -p "$folder/deploy/models" "$folder/worker/model/testdata" "$folder/.cache/models"
 cp -u deploy/models/*.gguf "$folder/deploy/models/"
-cp -u worker/model/testdata/*.json "$folder/worker/model/testdata/"
+cp -ru worker/model/testdata/*.json worker/model/testdata/hf "$folder/worker/model/testdata/"
 for model in .cache/models/*.gguf; do [ ! -e "$model" ] || cp -Lu "$model" "$folder/.cache/models/"; done
 du -sh "$folder"

@@ -110,6 +110,11 @@ class CpuOps final : public Ops {
     float* q = Floats(qkv);
     float* k = q + q_size_;
     float* v = k + kv_size_;
+    const LayerWeights& w = weights_.layers[layer];
+    if (!w.q_norm.empty()) {
+      RETURN_IF_ERROR(HeadNorm(inputs.num_rows, q, qkv.stride, shard_.heads.size(), w.q_norm));
+      RETURN_IF_ERROR(HeadNorm(inputs.num_rows, k, qkv.stride, shard_.kv_heads.size(), w.k_norm));
+    }
     const kernels::RopeArgs rope{.x = q,  // k's heads follow q's
                                  .x_stride = qkv.stride,
                                  .positions = inputs.positions,
@@ -139,7 +144,8 @@ class CpuOps final : public Ops {
         .k_storage = kv_.k(layer),
         .v_storage = kv_.v(layer),
         .spans = inputs.attention_spans,
-        .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)))};
+        .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim))),
+        .sliding_window = config_.window(layer)};
     return KernelStatus(reference_ ? kernels::PagedAttentionReference(attention)
                                    : kernels::PagedAttention(attention, pool_, attention_workspace_),
                         "attention");
@@ -254,6 +260,20 @@ class CpuOps final : public Ops {
                                     .group_size = config_.hidden_size,
                                     .epsilon = config_.rms_norm_epsilon};
     return KernelStatus(reference_ ? kernels::RmsNormReference(args) : kernels::RmsNorm(args, pool_), "norm");
+  }
+
+  // Each head of x by itself, in place.
+  absl::Status HeadNorm(int num_rows, float* x, int64_t stride, int64_t num_heads, const std::vector<float>& weight) {
+    const kernels::RmsNormArgs args{.x = x,
+                                    .weight = weight.data(),
+                                    .out = x,
+                                    .x_stride = stride,
+                                    .out_stride = stride,
+                                    .num_rows = num_rows,
+                                    .num_groups = static_cast<int>(num_heads),
+                                    .group_size = config_.head_dim,
+                                    .epsilon = config_.rms_norm_epsilon};
+    return KernelStatus(reference_ ? kernels::RmsNormReference(args) : kernels::RmsNorm(args, pool_), "norm of heads");
   }
 
   absl::Status Multiply(std::span<const Product> products, const float* x, int64_t x_stride, int num_rows,

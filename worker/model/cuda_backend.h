@@ -11,7 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/common/thread_pool.h"
-#include "worker/model/gguf.h"
+#include "worker/model/checkpoint.h"
 #include "worker/model/model_config.h"
 #include "worker/model/ops.h"
 #include "worker/model/shard_plan.h"
@@ -37,7 +37,7 @@ class CudaWeights {
 };
 
 struct CudaLoadOptions {
-  const GgufFile* file = nullptr;
+  const Checkpoint* checkpoint = nullptr;
   const ModelConfig* config = nullptr;
   const RankShard* shard = nullptr;
   int device_index = 0;

@@ -9,6 +9,7 @@
 #include "kernels/attention/device_attention.h"
 #include "kernels/embedding/device_embedding.h"
 #include "kernels/gemm/device_gemm.h"
+#include "kernels/norm/device_head_norm.h"
 #include "kernels/norm/device_rms_norm.h"
 #include "kernels/rope/rope.h"
 #include "kernels/sampling/device_argmax.h"
@@ -122,6 +123,19 @@ class CudaOps final : public Ops {
     if (IsReplayed()) return absl::OkStatus();
     uint8_t* const keys = kv_.data<uint8_t>() + 2 * layer * sizes_.kv_layout.bytes();
     uint8_t* const values = keys + sizes_.kv_layout.bytes();
+    if (const LayerVectors& vectors = layer_vectors_[layer]; vectors.q_norm != nullptr) {
+      RETURN_IF_ERROR(KernelStatus(kernels::DeviceHeadNorm({.qk = static_cast<uint16_t*>(qkv.data),
+                                                            .stride = qkv.stride,
+                                                            .num_rows = inputs.num_rows,
+                                                            .num_q_heads = static_cast<int>(shard_.heads.size()),
+                                                            .num_k_heads = static_cast<int>(shard_.kv_heads.size()),
+                                                            .head_dim = config_.head_dim,
+                                                            .q_weight = vectors.q_norm,
+                                                            .k_weight = vectors.k_norm,
+                                                            .epsilon = config_.rms_norm_epsilon},
+                                                           stream_),
+                                   "norm of heads"));
+    }
     RETURN_IF_ERROR(
         KernelStatus(kernels::DeviceRopeAppend({.qkv = static_cast<uint16_t*>(qkv.data),
                                                 .qkv_stride = qkv.stride,
@@ -143,6 +157,7 @@ class CudaOps final : public Ops {
                                                   .out_stride = out.stride,
                                                   .num_heads = static_cast<int>(shard_.heads.size()),
                                                   .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
+                                                  .sliding_window = config_.window(layer),
                                                   .layout = sizes_.kv_layout,
                                                   .k_storage = keys,
                                                   .v_storage = values,
@@ -257,7 +272,8 @@ class CudaOps final : public Ops {
   struct LayerVectors {
     const float* attention_norm;
     const float* feed_forward_norm;
-    const float* qkv_bias;  // null: none
+    const float* qkv_bias;         // null: none
+    const float *q_norm, *k_norm;  // null: none
   };
 
   // The step's operations are in a graph that is started at its end.
@@ -293,7 +309,13 @@ class CudaOps final : public Ops {
       add(layer.attention_norm);
       begin(&layer_vectors_[i].feed_forward_norm);
       add(layer.feed_forward_norm);
-      layer_vectors_[i].qkv_bias = nullptr;
+      layer_vectors_[i].qkv_bias = layer_vectors_[i].q_norm = layer_vectors_[i].k_norm = nullptr;
+      if (!layer.q_norm.empty()) {
+        begin(&layer_vectors_[i].q_norm);
+        add(layer.q_norm);
+        begin(&layer_vectors_[i].k_norm);
+        add(layer.k_norm);
+      }
       if (layer.q.bias.empty()) continue;
       begin(&layer_vectors_[i].qkv_bias);
       add(layer.q.bias);

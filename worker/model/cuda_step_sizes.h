@@ -46,7 +46,9 @@ struct CudaStepSizes {
            block_table_entries * static_cast<int64_t>(sizeof(int32_t)) + 64;
   }
   int64_t vector_bytes() const {
-    return (config.num_layers * (2 * int64_t{config.hidden_size} + q + 2 * kv) + config.hidden_size) * 4;
+    return (config.num_layers * (2 * int64_t{config.hidden_size} + q + 2 * kv + 2 * config.head_dim) +
+            config.hidden_size) *
+           4;
   }
   int64_t activation_bytes() const {
     return rows * (CudaStrideOf(config.hidden_size) * 4 + CudaStrideOf(q + 2 * kv) * 2 + CudaStrideOf(q) * 2 +

@@ -142,6 +142,12 @@ absl::Status CheckShapes(const ModelConfig& config, const RankShard& shard, absl
     return absl::UnimplementedError(absl::StrCat(path, ": heads of ", config.head_dim,
                                                  " elements; GPUs compute with 16, 32, 64 and 128; use device cpu"));
   }
+  if (config.attention_output_bias || config.feed_forward_bias) {
+    return absl::UnimplementedError(
+        absl::StrCat(path,
+                     ": biases of the attention output or the feed-forward are not computed on GPUs; use device "
+                     "cpu"));
+  }
   if (config.hidden_size % 8 != 0 || shard.intermediate.size() % 16 != 0) {
     return absl::UnimplementedError(
         absl::StrCat(path, ": hidden_size ", config.hidden_size, " and ", shard.intermediate.size(),
@@ -170,7 +176,7 @@ absl::StatusOr<CudaLoadResult> LoadCudaWeights(const CudaLoadOptions& options) {
   const ModelConfig& config = *options.config;
   const RankShard& shard = *options.shard;
   RETURN_IF_ERROR(CheckCuda(options.device_index));
-  RETURN_IF_ERROR(CheckShapes(config, shard, options.file->path()));
+  RETURN_IF_ERROR(CheckShapes(config, shard, options.checkpoint->path()));
   RETURN_IF_ERROR(CudaStatus(cudaSetDevice(options.device_index), "choosing the GPU"));
 
   const int64_t hidden = config.hidden_size;
@@ -188,7 +194,7 @@ absl::StatusOr<CudaLoadResult> LoadCudaWeights(const CudaLoadOptions& options) {
   RETURN_IF_ERROR(CudaStatus(cudaMemGetInfo(&free_bytes, &total_bytes), "reading the GPU's memory"));
   if (needed > static_cast<int64_t>(free_bytes)) {
     return absl::ResourceExhaustedError(
-        absl::StrCat(options.file->path(), " does not fit GPU ", options.device_index, ": ", config.num_layers,
+        absl::StrCat(options.checkpoint->path(), " does not fit GPU ", options.device_index, ": ", config.num_layers,
                      " layers of ", layer_bytes >> 20, " MiB, head ", head_bytes >> 20, " MiB, embedding ",
                      embedding_bytes >> 20, " MiB are ", needed >> 20, " MiB in bf16; ", free_bytes >> 20, " of ",
                      total_bytes >> 20, " MiB are free. Free the GPU of other processes, or use a larger one"));
@@ -209,7 +215,7 @@ absl::StatusOr<CudaLoadResult> LoadCudaWeights(const CudaLoadOptions& options) {
   Uploader uploader(config, shard, *options.pool, *matrices);
   RETURN_IF_ERROR(uploader.Init());
   CudaLoadResult result;
-  ASSIGN_OR_RETURN(result.vectors, LoadWeights(*options.file, config, shard, Numerics::kInvariant, &uploader));
+  ASSIGN_OR_RETURN(result.vectors, LoadWeights(*options.checkpoint, config, shard, Numerics::kInvariant, &uploader));
   RETURN_IF_ERROR(uploader.Finish());
   result.vectors->bytes += matrices->bytes();
   result.matrices = std::move(matrices);

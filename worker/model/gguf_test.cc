@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "worker/model/gguf_checkpoint.h"
 #include "worker/model/gguf_tokenizer.h"
 #include "worker/model/model_config.h"
 #include "worker/model/shard_plan.h"
@@ -235,7 +236,7 @@ TEST(GgufFile, RefusesAlignmentsThatAreNone) {
 
 // Everything that can be asked of a file, as a loader would; the answers do not matter, only that asking is safe.
 void ReadEverything(const std::string& bytes) {
-  const auto opened = Parse(bytes);
+  auto opened = Parse(bytes);
   if (!opened.ok()) return;
   const GgufFile& file = **opened;
   uint64_t sum = 0;
@@ -257,8 +258,9 @@ void ReadEverything(const std::string& bytes) {
   if (!config.ok() || config->hidden_size > 1024 || config->vocab_size > 4096 || config->head_dim > 256) return;
   const auto plan = PlanShards(*config, 1);
   if (!plan.ok()) return;
+  const std::unique_ptr<Checkpoint> checkpoint = MakeGgufCheckpoint(*std::move(opened));
   for (const Numerics numerics : {Numerics::kInvariant, Numerics::kReference}) {
-    (void)LoadWeights(file, *config, plan->ranks[0], numerics);
+    (void)LoadWeights(*checkpoint, *config, plan->ranks[0], numerics);
   }
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -10,8 +9,8 @@
 #include "kernels/gemm/gemm.h"
 #include "text/tokenizer.h"
 #include "worker/model/content_hash.h"
-#include "worker/model/gguf_tokenizer.h"
 #include "worker/model/kv_storage.h"
+#include "worker/model/open_checkpoint.h"
 
 namespace outrider {
 namespace {
@@ -31,6 +30,11 @@ absl::Status CheckOptions(const LoadOptions& options) {
   return absl::OkStatus();
 }
 
+void SortUnique(std::vector<TokenId>& ids) {
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+}
+
 // The ids that end a text. A tokenizer of a kind that is known but not built leaves those that the file names.
 absl::StatusOr<std::vector<TokenId>> EndTokenIds(const std::string& path, const text::TokenizerDefinition& definition) {
   absl::StatusOr<std::unique_ptr<text::Tokenizer>> tokenizer = text::MakeTokenizer(definition);
@@ -43,8 +47,7 @@ absl::StatusOr<std::vector<TokenId>> EndTokenIds(const std::string& path, const 
   for (const std::optional<TokenId>& id : {definition.eos_id, definition.eot_id, definition.eom_id}) {
     if (id.has_value()) ids.push_back(*id);
   }
-  std::sort(ids.begin(), ids.end());
-  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  SortUnique(ids);
   return ids;
 }
 
@@ -63,18 +66,33 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(const std::string& path, 
   RETURN_IF_ERROR(CheckOptions(options));
   std::unique_ptr<LoadedModel> model(new LoadedModel());
   model->options_ = options;
-  ASSIGN_OR_RETURN(model->file_, GgufFile::Open(path));
-  const GgufFile& file = *model->file_;
-  ASSIGN_OR_RETURN(model->config_, ModelConfigFromGguf(file));
+  ASSIGN_OR_RETURN(model->checkpoint_, OpenCheckpoint(path));
+  const Checkpoint& checkpoint = *model->checkpoint_;
+  ASSIGN_OR_RETURN(model->config_, checkpoint.config());
   const ModelConfig& config = model->config_;
-  model->name_ = config.name.empty() ? std::filesystem::path(path).stem().string() : config.name;
-  ASSIGN_OR_RETURN(model->tokenizer_, TokenizerFromGguf(file));
+  model->name_ = checkpoint.name();
+  if (checkpoint.tokenizer().ok()) {
+    model->tokenizer_ = *checkpoint.tokenizer();
+  } else if (checkpoint.tokenizer().status().code() == absl::StatusCode::kUnimplemented) {
+    LogWarning("text can not be served, token ids can: ", checkpoint.tokenizer().status().message());
+  } else {
+    return checkpoint.tokenizer().status();
+  }
+  model->end_token_ids_ = checkpoint.generation_defaults().end_token_ids;
   if (!model->tokenizer_.tokens.empty()) {
     if (model->tokenizer_.tokens.size() != static_cast<size_t>(config.vocab_size)) {
       return absl::InvalidArgumentError(absl::StrCat(path, ": the tokenizer has ", model->tokenizer_.tokens.size(),
                                                      " tokens, the embedding table ", config.vocab_size, " rows"));
     }
-    ASSIGN_OR_RETURN(model->end_token_ids_, EndTokenIds(path, model->tokenizer_));
+    ASSIGN_OR_RETURN(const std::vector<TokenId> ends, EndTokenIds(path, model->tokenizer_));
+    model->end_token_ids_.insert(model->end_token_ids_.end(), ends.begin(), ends.end());
+    SortUnique(model->end_token_ids_);
+  }
+  for (const TokenId id : model->end_token_ids_) {
+    if (id >= config.vocab_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": the end token ", id, " is outside the vocabulary of ", config.vocab_size));
+    }
   }
   if (options.max_model_len > config.max_positions) {
     return absl::InvalidArgumentError(absl::StrCat("max_model_len ", options.max_model_len, " is more than the ",
@@ -89,7 +107,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(const std::string& path, 
       return absl::UnimplementedError(absl::StrCat("numerics ", NumericsName(options.numerics),
                                                    " are computed on CPUs only; use invariant, or device cpu"));
     }
-    ASSIGN_OR_RETURN(CudaLoadResult loaded, LoadCudaWeights({.file = &file,
+    ASSIGN_OR_RETURN(CudaLoadResult loaded, LoadCudaWeights({.checkpoint = &checkpoint,
                                                              .config = &config,
                                                              .shard = &model->shard(),
                                                              .device_index = options.device_index,
@@ -98,13 +116,12 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(const std::string& path, 
     model->cuda_weights_ = std::move(loaded.matrices);
     target = CudaNumericsName();
   } else {
-    ASSIGN_OR_RETURN(model->weights_, LoadWeights(file, config, model->shard(), options.numerics));
+    ASSIGN_OR_RETURN(model->weights_, LoadWeights(checkpoint, config, model->shard(), options.numerics));
   }
 
-  const std::string identity =
-      absl::StrCat(ContentHash(file.bytes(), pool), "|", options.world_size, "|", model->plan_.ToString(), "|",
-                   NumericsName(options.numerics), "|", kernels::DTypeName(KvDtype(options.numerics)), "|",
-                   kKernelRevision, "|", target);
+  const std::string identity = absl::StrCat(
+      checkpoint.Hash(pool), "|", options.world_size, "|", model->plan_.ToString(), "|", NumericsName(options.numerics),
+      "|", kernels::DTypeName(KvDtype(options.numerics)), "|", kKernelRevision, "|", target);
   model->numerics_id_ =
       ContentHash(absl::MakeConstSpan(reinterpret_cast<const std::byte*>(identity.data()), identity.size()), pool);
 

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "base/ids.h"
 #include "text/tokenizer_definition.h"
+#include "worker/model/checkpoint.h"
 #include "worker/model/cuda_backend.h"
 #include "worker/model/device.h"
 #include "worker/model/model_config.h"
@@ -60,12 +61,13 @@ class LoadedModel {
   ~LoadedModel();
 
   const ModelConfig& config() const { return config_; }
-  // general.name of the file, or the file's name.
+  // As the checkpoint names itself, or the name of the file or folder.
   const std::string& name() const { return name_; }
-  // Empty (no tokens) if the file has no tokenizer.
+  // Empty (no tokens) if there is none, or one of a kind that this build does not know.
   const text::TokenizerDefinition& tokenizer() const { return tokenizer_; }
-  // Ids that end a text, ascending.
+  // Ids that end a text, ascending: the tokenizer's and those of generation_config.json.
   const std::vector<TokenId>& end_token_ids() const { return end_token_ids_; }
+  const GenerationDefaults& generation_defaults() const { return checkpoint_->generation_defaults(); }
 
   Device device() const { return options_.device; }
   Numerics numerics() const { return options_.numerics; }
@@ -75,8 +77,8 @@ class LoadedModel {
   // Positions of the longest sequence.
   int max_model_len() const { return max_model_len_; }
 
-  // 32 hexadecimal digits over file content, tensor-parallel degree and shard plan, numerics, KV dtype, kernel revision
-  // and CPU target or GPU. Equal on all ranks of a group; groups with equal ids give equal output ids.
+  // 32 hexadecimal digits over configuration and weights, tensor-parallel degree and shard plan, numerics, KV dtype,
+  // kernel revision and CPU target or GPU. Equal on all ranks of a group; groups with equal ids give equal output ids.
   const std::string& numerics_id() const { return numerics_id_; }
 
   // What this rank stores for one block of `block_size` positions, over all layers.
@@ -110,14 +112,14 @@ class LoadedModel {
   int max_model_len_ = 0;
   std::string numerics_id_;
   ShardPlan plan_;
-  std::unique_ptr<GgufFile> file_;  // the embedding table is read from the mapping
+  std::unique_ptr<Checkpoint> checkpoint_;  // the embedding table is read from its mapping
   std::unique_ptr<Weights> weights_;
   std::unique_ptr<CudaWeights> cuda_weights_;  // with device kCuda: the matrices, which `weights_` then has not
 };
 
-// Reads a GGUF file. Logs progress. Errors: those of GgufFile, ModelConfigFromGguf, PlanShards and LoadWeights;
-// INVALID_ARGUMENT for a rank or number of threads out of range, or a tokenizer whose size is not the vocabulary's;
-// with device kCuda those of LoadCudaWeights, and UNIMPLEMENTED for numerics `reference`.
+// Reads a GGUF file or a Hugging Face folder. Logs progress. Errors: those of OpenCheckpoint, PlanShards and
+// LoadWeights; INVALID_ARGUMENT for a rank or number of threads out of range, or a tokenizer whose size is not the
+// vocabulary's; with device kCuda those of LoadCudaWeights, and UNIMPLEMENTED for numerics `reference`.
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(const std::string& path, const LoadOptions& options);
 
 }  // namespace outrider

@@ -134,6 +134,11 @@ absl::Status Validate(const ModelConfig& config) {
     return absl::InvalidArgumentError(
         absl::StrCat("model configuration: rms_norm_epsilon is ", config.rms_norm_epsilon, ", outside 0 to 1"));
   }
+  if (!config.layer_windows.empty() && config.layer_windows.size() != static_cast<size_t>(config.num_layers)) {
+    return absl::InvalidArgumentError(absl::StrCat("model configuration: ", config.layer_windows.size(),
+                                                   " sliding windows for ", config.num_layers, " layers"));
+  }
+  for (const int window : config.layer_windows) RETURN_IF_ERROR(CheckRange("sliding_window", window, 0, kMaxPositions));
   if (kernels::RopeFrequencies(config.rope).empty()) {
     return absl::InvalidArgumentError(absl::StrCat("model configuration: rope parameters do not fit each other (base ",
                                                    config.rope.base, ", factor ", config.rope.factor, ")"));

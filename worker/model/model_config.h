@@ -5,6 +5,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -14,7 +15,7 @@
 namespace outrider {
 
 struct ModelConfig {
-  std::string architecture;  // "llama"
+  std::string architecture;  // as the file spells it: "llama", "Qwen3ForCausalLM"
   std::string name;          // general.name, for people; may be empty
   int num_layers = 0;
   int hidden_size = 0;
@@ -25,12 +26,20 @@ struct ModelConfig {
   int vocab_size = 0;
   int max_positions = 0;  // context the model was published with
   float rms_norm_epsilon = 0;
-  bool tied_embedding = false;  // the head is the embedding table
-  bool attention_bias = false;  // q, k and v have biases
+  bool tied_embedding = false;         // the head is the embedding table
+  bool attention_bias = false;         // q, k and v have biases
+  bool attention_output_bias = false;  // the attention's output projection has one
+  bool feed_forward_bias = false;      // gate, up and down have biases
+  bool qk_norm = false;                // RMSNorm of each head of q and of k before they turn
+  // [num_layers] or empty (no layer has one): a row of layer l sees its last layer_windows[l] positions, its own
+  // included; 0: all.
+  std::vector<int> layer_windows;
   // Row order of Q and K, stated once: GGUF files of the llama architecture hold each head's rows permuted by the
   // converter so that a rotary pair is two neighbouring rows (2p, 2p + 1); so rope.layout is kInterleaved. Hugging Face
   // checkpoints of the same models pair p with p + rotary_dim / 2: kHalves.
   kernels::RopeParams rope;
+
+  int window(int layer) const { return layer_windows.empty() ? 0 : layer_windows[layer]; }
 };
 
 // Bounds on what a file may claim; the largest published models stay a factor of two below.

@@ -1,4 +1,4 @@
-// What `outrider inspect` says of a model file.
+// What `outrider inspect` says of a model.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +15,8 @@ namespace outrider {
 
 struct TensorDescription {
   std::string name;
-  std::string dtype;           // "Q4_1", also those that this build can not compute with
-  std::vector<int64_t> shape;  // as ggml counts: the contiguous dimension first
+  std::string dtype;  // "Q4_1", also those that this build can not compute with
+  std::string shape;  // as the format's users write it: the contiguous dimension is first in GGUF, last in safetensors
   int64_t bytes = 0;
 };
 
@@ -34,7 +34,7 @@ struct RankMemory {
 };
 
 struct ModelDescription {
-  std::string format;  // "GGUF v3"
+  std::string format;  // "GGUF v3", "Hugging Face"
   int64_t file_bytes = 0;
   std::string architecture;
   std::string name;
@@ -42,15 +42,16 @@ struct ModelDescription {
   std::vector<TensorDescription> tensors;                     // in file order
   std::vector<DtypeTotal> dtypes;                             // by bytes, most first
   std::vector<std::pair<std::string, std::string>> metadata;  // in file order, long values shortened
-  text::TokenizerDefinition tokenizer;                        // no tokens: the file has none
+  text::TokenizerDefinition tokenizer;                        // no tokens: there is none, or
+  std::string tokenizer_not_known;                            // of a kind that this build does not know: which
   // OK and `config`, `memory` filled in if this build can serve the model; else the reason.
   absl::Status servable;
   ModelConfig config;
   std::vector<RankMemory> memory;  // tensor_parallel_size 1, 2, ... up to 8 as far as the heads allow
 };
 
-// Reads metadata only. Errors: those of GgufFile. A file that is sound but of an unknown architecture or dtype is
-// described; `servable` says why it can not run.
+// Reads metadata only. Errors: those of OpenCheckpoint. A model that is sound but of an unknown architecture or dtype
+// is described; `servable` says why it can not run.
 absl::StatusOr<ModelDescription> DescribeModel(const std::string& path);
 
 }  // namespace outrider

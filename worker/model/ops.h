@@ -53,8 +53,9 @@ class Ops {
   virtual absl::Status NormQkv(int layer, const StepInputs& inputs, const Activation& hidden,
                                const Activation& qkv) = 0;
 
-  // Turns q and k by their positions, writes k and v into their blocks, and
-  // out = attention of q over all positions of its sequence up to its own.
+  // Norms each head of q and k where the model does, turns them by their positions, writes k and v into their blocks,
+  // and out = attention of q over the positions of its sequence up to its own, or the last of them that the layer's
+  // window holds.
   virtual absl::Status RopeAppendAttend(int layer, const StepInputs& inputs, const Activation& qkv,
                                         const Activation& out) = 0;
 

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
+#include "worker/model/json_object.h"
 
 namespace outrider {
 namespace {
@@ -32,34 +33,6 @@ int BytesOf(const std::string& dtype) {
     if (dtype == known.name) return known.bytes;
   }
   return 0;
-}
-
-// Names come from the file: at most so much of one is repeated.
-std::string Shown(const std::string& name) { return absl::StrCat("'", name.substr(0, 128), "'"); }
-
-// JSON of an object whose keys are all different; what is wrong otherwise.
-absl::StatusOr<Json> ParseObject(const std::string& path, absl::string_view what, absl::string_view text) {
-  std::vector<std::set<std::string>> keys;
-  std::string twice;
-  const auto watch = [&](int depth, Json::parse_event_t event, Json& value) {
-    if (event == Json::parse_event_t::object_start) {
-      keys.emplace_back();
-    } else if (event == Json::parse_event_t::object_end) {
-      keys.pop_back();
-    } else if (event == Json::parse_event_t::key && !keys.back().insert(value.get<std::string>()).second) {
-      twice = value.get<std::string>();
-    }
-    (void)depth;
-    return true;
-  };
-  Json json = Json::parse(text.begin(), text.end(), watch, /*allow_exceptions=*/false);
-  if (json.is_discarded() || !json.is_object()) {
-    return absl::DataLossError(absl::StrCat(path, ": ", what, " is not a JSON object; fetch the file again"));
-  }
-  if (!twice.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": ", what, " has the key ", Shown(twice), " twice"));
-  }
-  return json;
 }
 
 // One entry of the header but for the bytes that it names: [*begin, *end) of the data.
@@ -141,7 +114,7 @@ absl::Status SafetensorsFile::ReadHeader() {
                                             bytes_.size(), "; fetch the file again"));
   }
   const absl::string_view text(reinterpret_cast<const char*>(bytes_.data()) + kLengthBytes, header_bytes);
-  ASSIGN_OR_RETURN(const Json header, ParseObject(path_, "the header", text));
+  ASSIGN_OR_RETURN(const Json header, ParseJsonObject(path_, "the header", text));
   if (header.size() > kMaxSafetensors) {
     return absl::InvalidArgumentError(
         absl::StrCat(path_, ": ", header.size(), " tensors; at most ", kMaxSafetensors, " are allowed"));
@@ -191,20 +164,19 @@ absl::StatusOr<std::unique_ptr<SafetensorsSet>> SafetensorsSet::Open(const std::
   namespace fs = std::filesystem;
   std::unique_ptr<SafetensorsSet> set(new SafetensorsSet());
   const std::string index_path = (fs::path(folder) / "model.safetensors.index.json").string();
+  const std::string single_path = (fs::path(folder) / "model.safetensors").string();
   std::error_code ignored;
-  if (!fs::exists(index_path, ignored)) {
-    ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file,
-                     SafetensorsFile::Open((fs::path(folder) / "model.safetensors").string()));
+  // The single file goes first, as in transformers.
+  if (fs::exists(single_path, ignored) || !fs::exists(index_path, ignored)) {
+    if (!fs::exists(single_path, ignored)) {
+      return absl::NotFoundError(absl::StrCat(folder, ": neither model.safetensors nor model.safetensors.index.json",
+                                              " is there; fetch or convert the weights to safetensors"));
+    }
+    ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file, SafetensorsFile::Open(single_path));
     set->files_.push_back(std::move(file));
     return set;
   }
-  ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> index, MappedFile::Open(index_path, "JSON"));
-  if (index->bytes().size() > kMaxSafetensorsHeaderBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(index_path, ": ", index->bytes().size(), " bytes; at most ",
-                                                   kMaxSafetensorsHeaderBytes, " are allowed"));
-  }
-  const absl::string_view text(reinterpret_cast<const char*>(index->bytes().data()), index->bytes().size());
-  ASSIGN_OR_RETURN(const Json json, ParseObject(index_path, "the file", text));
+  ASSIGN_OR_RETURN(const Json json, ReadJsonObject(index_path, kMaxSafetensorsHeaderBytes));
   if (!json.contains("weight_map") || !json["weight_map"].is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(index_path, ": 'weight_map' is missing"));
   }
@@ -225,6 +197,16 @@ absl::StatusOr<std::unique_ptr<SafetensorsSet>> SafetensorsSet::Open(const std::
   for (const std::string& name : names) {
     ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file, SafetensorsFile::Open((fs::path(folder) / name).string()));
     set->files_.push_back(std::move(file));
+  }
+  absl::flat_hash_map<absl::string_view, const SafetensorsFile*> holders;
+  for (const auto& file : set->files_) {
+    for (const Safetensor& tensor : file->tensors()) {
+      const auto [holder, is_new] = holders.try_emplace(tensor.name, file.get());
+      if (!is_new) {
+        return absl::InvalidArgumentError(absl::StrCat(file->path(), ": tensor ", Shown(tensor.name), " is also in ",
+                                                       holder->second->path(), "; a checkpoint has each tensor once"));
+      }
+    }
   }
   for (const auto& [tensor, name] : json["weight_map"].items()) {
     const SafetensorsFile* file = nullptr;

@@ -68,7 +68,8 @@ class SafetensorsFile {
 
 class SafetensorsSet {
  public:
-  // `folder` holds model.safetensors, or model.safetensors.index.json and the files that it names.
+  // `folder` holds model.safetensors, or else model.safetensors.index.json and the files that it names. A tensor that
+  // two of them hold is INVALID_ARGUMENT naming both.
   static absl::StatusOr<std::unique_ptr<SafetensorsSet>> Open(const std::string& folder);
 
   const std::vector<std::unique_ptr<SafetensorsFile>>& files() const { return files_; }

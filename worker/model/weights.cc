@@ -7,7 +7,6 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 
@@ -21,54 +20,45 @@ using kernels::MatrixSource;
 // Reads the tensors of one rank, one by one.
 class Loader {
  public:
-  Loader(const GgufFile& file, Numerics numerics, int64_t total_bytes, MatrixSink* sink)
-      : file_(file), numerics_(numerics), total_bytes_(total_bytes), sink_(sink), last_log_(Clock::now()) {}
+  Loader(const Checkpoint& checkpoint, const ModelConfig& config, Numerics numerics, int64_t total_bytes,
+         MatrixSink* sink)
+      : checkpoint_(checkpoint),
+        config_(config),
+        numerics_(numerics),
+        total_bytes_(total_bytes),
+        sink_(sink),
+        last_log_(Clock::now()) {}
 
-  absl::StatusOr<const GgufTensor*> Find(const std::string& name, absl::Span<const int64_t> dims) {
-    const GgufTensor* tensor = file_.FindTensor(name);
-    if (tensor == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat(file_.path(), ": tensor '", name, "' is missing"));
-    }
-    bool fits = true;
-    for (int d = 0; d < 4; ++d) fits = fits && tensor->dims[d] == (d < dims.size() ? dims[d] : 1);
-    if (!fits) {
-      return absl::InvalidArgumentError(absl::StrCat(file_.path(), ": tensor '", name, "' has shape ",
-                                                     tensor->ShapeString(), "; the metadata asks for [",
-                                                     absl::StrJoin(dims, ", "), "]"));
-    }
+  absl::StatusOr<const CheckpointTensor*> Find(TensorRole role, int layer) {
+    ASSIGN_OR_RETURN(const CheckpointTensor* tensor, checkpoint_.FindFor(config_, role, layer));
     used_.insert(tensor->name);
     return tensor;
   }
 
-  // A tensor that the forward pass does not know would change what the model says: UNIMPLEMENTED naming it.
   absl::Status CheckAllUsed() const {
-    for (const GgufTensor& tensor : file_.tensors()) {
-      // Read with the configuration.
-      if (used_.contains(tensor.name) || tensor.name == "rope_freqs.weight") continue;
-      return absl::UnimplementedError(absl::StrCat(file_.path(), ": tensor '", tensor.name,
-                                                   "' is none that this build knows in a model of its architecture"));
+    for (const CheckpointTensor& tensor : checkpoint_.tensors()) {
+      if (!used_.contains(tensor.name)) RETURN_IF_ERROR(checkpoint_.MayIgnore(tensor));
     }
     return absl::OkStatus();
   }
 
-  absl::StatusOr<DType> DtypeOf(const GgufTensor& tensor) const {
-    DType dtype;
-    if (kernels::DTypeFromGgml(tensor.type.id, &dtype)) return dtype;
-    return absl::UnimplementedError(absl::StrCat(file_.path(), ": tensor '", tensor.name, "' has dtype ",
-                                                 tensor.type.name,
-                                                 "; this build computes with F32, F16, BF16, Q8_0, Q4_0 and Q4_1"));
+  absl::StatusOr<DType> DtypeOf(const CheckpointTensor& tensor) const {
+    if (tensor.dtype.has_value()) return *tensor.dtype;
+    return absl::UnimplementedError(absl::StrCat(What(tensor), " has dtype ", tensor.dtype_name,
+                                                 "; this build computes with ", checkpoint_.KnownDtypes()));
   }
 
-  // A vector as fp32, [first, end) of `size`.
-  absl::Status Vector(const std::string& name, int64_t size, IndexRange range, std::vector<float>* out) {
-    ASSIGN_OR_RETURN(const GgufTensor* tensor, Find(name, {size}));
+  // A part of a vector as fp32.
+  absl::Status Vector(TensorRole role, int layer, IndexRange range, std::vector<float>* out) {
+    ASSIGN_OR_RETURN(const CheckpointTensor* tensor, Find(role, layer));
     ASSIGN_OR_RETURN(const DType dtype, DtypeOf(*tensor));
+    const int64_t size = tensor->shape[0];
     std::vector<float> values(size);
     RETURN_IF_ERROR(Checked(kernels::DequantizeRow(dtype, tensor->data, size, values.data()), *tensor));
     for (int64_t i = 0; i < size; ++i) {
       if (!std::isfinite(values[i])) {
         return absl::InvalidArgumentError(
-            absl::StrCat(file_.path(), ": tensor '", name, "' holds ", values[i], " at ", i, "; the file is damaged"));
+            absl::StrCat(What(*tensor), " holds ", values[i], " at ", i, "; the file is damaged"));
       }
     }
     out->assign(values.begin() + range.first, values.begin() + range.end);
@@ -76,25 +66,19 @@ class Loader {
     Progress(tensor->bytes);
     return absl::OkStatus();
   }
-  absl::Status Vector(const std::string& name, int64_t size, std::vector<float>* out) {
-    return Vector(name, size, {0, size}, out);
-  }
-
-  // Rows and columns of the matrix [out_features, in_features].
-  absl::Status Matrix(const MatrixPlace& place, const std::string& name, int64_t out_features, int64_t in_features,
-                      IndexRange rows, IndexRange columns, LinearWeight* out) {
-    ASSIGN_OR_RETURN(const GgufTensor* tensor, Find(name, {in_features, out_features}));
-    ASSIGN_OR_RETURN(const DType dtype, DtypeOf(*tensor));
-    const MatrixSource source{
-        .dtype = dtype, .data = tensor->data, .out_features = out_features, .in_features = in_features};
+  // Rows and columns of a matrix.
+  absl::Status Matrix(const MatrixPlace& place, TensorRole role, IndexRange rows, IndexRange columns,
+                      LinearWeight* out) {
+    ASSIGN_OR_RETURN(const CheckpointTensor* tensor, Find(role, place.layer));
+    ASSIGN_OR_RETURN(const MatrixSource source, SourceOf(*tensor));
     if (sink_ != nullptr) {
       RETURN_IF_ERROR(Put(place, source, rows, columns, *tensor));
     } else if (numerics_ == Numerics::kReference) {
       RETURN_IF_ERROR(Checked(kernels::ReferenceMatrix::Make(source, rows, columns, &out->reference), *tensor));
       bytes_ += rows.size() * columns.size() * static_cast<int64_t>(sizeof(float));
     } else {
-      const bool cuts_blocks = IsQuantized(dtype) && (columns.first % kernels::kQuantBlockSize != 0 ||
-                                                      columns.end % kernels::kQuantBlockSize != 0);
+      const bool cuts_blocks = IsQuantized(source.dtype) && (columns.first % kernels::kQuantBlockSize != 0 ||
+                                                             columns.end % kernels::kQuantBlockSize != 0);
       const kernels::PackedMatrix::Options options{.as_f32 = cuts_blocks, .arena = arena_.get()};
       RETURN_IF_ERROR(Checked(kernels::PackedMatrix::Pack(source, rows, columns, options, &out->packed), *tensor));
       bytes_ += out->packed.packed_bytes();
@@ -103,12 +87,18 @@ class Loader {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<MatrixSource> SourceOf(const CheckpointTensor& tensor) const {
+    ASSIGN_OR_RETURN(const DType dtype, DtypeOf(tensor));
+    return MatrixSource{
+        .dtype = dtype, .data = tensor.data, .out_features = tensor.shape[0], .in_features = tensor.shape[1]};
+  }
+
   absl::Status Put(const MatrixPlace& place, const MatrixSource& source, IndexRange rows, IndexRange columns,
-                   const GgufTensor& tensor) {
+                   const CheckpointTensor& tensor) {
     if (source.in_features % kernels::BlockSize(source.dtype) != 0) {
       return Checked(KernelError::kInvalidShape, tensor);
     }
-    return sink_->Put(place, source, rows, columns, absl::StrCat(file_.path(), ": tensor '", tensor.name, "'"));
+    return sink_->Put(place, source, rows, columns, What(tensor));
   }
 
   int64_t bytes() const { return bytes_; }
@@ -117,10 +107,15 @@ class Loader {
  private:
   using Clock = std::chrono::steady_clock;
 
-  absl::Status Checked(KernelError error, const GgufTensor& tensor) const {
+  static std::string What(const CheckpointTensor& tensor) {
+    return absl::StrCat(tensor.file, ": tensor '", tensor.name, "'");
+  }
+
+  absl::Status Checked(KernelError error, const CheckpointTensor& tensor) const {
     if (error == KernelError::kOk) return absl::OkStatus();
-    const std::string message = absl::StrCat(file_.path(), ": tensor '", tensor.name, "' (", tensor.type.name, " ",
-                                             tensor.ShapeString(), "): ", kernels::KernelErrorName(error));
+    const std::string message =
+        absl::StrCat(What(tensor), " (", tensor.dtype_name, " ", checkpoint_.ShapeString(tensor.shape),
+                     "): ", kernels::KernelErrorName(error));
     return error == KernelError::kOutOfMemory ? absl::ResourceExhaustedError(message)
                                               : absl::InvalidArgumentError(message);
   }
@@ -130,10 +125,11 @@ class Loader {
     const Clock::time_point now = Clock::now();
     if (now - last_log_ < std::chrono::seconds(1)) return;
     last_log_ = now;
-    LogInfo("loading ", file_.path(), ": ", done_bytes_ * 100 / std::max<int64_t>(total_bytes_, 1), " %");
+    LogInfo("loading ", checkpoint_.path(), ": ", done_bytes_ * 100 / std::max<int64_t>(total_bytes_, 1), " %");
   }
 
-  const GgufFile& file_;
+  const Checkpoint& checkpoint_;
+  const ModelConfig& config_;
   const Numerics numerics_;
   const int64_t total_bytes_;
   MatrixSink* const sink_;
@@ -148,62 +144,68 @@ class Loader {
 
 const char* NumericsName(Numerics numerics) { return numerics == Numerics::kReference ? "reference" : "invariant"; }
 
-absl::StatusOr<std::unique_ptr<Weights>> LoadWeights(const GgufFile& file, const ModelConfig& config,
+absl::StatusOr<std::unique_ptr<Weights>> LoadWeights(const Checkpoint& checkpoint, const ModelConfig& config,
                                                      const RankShard& shard, Numerics numerics, MatrixSink* sink) {
   int64_t total_bytes = 0;
-  for (const GgufTensor& tensor : file.tensors()) total_bytes += tensor.bytes;
-  Loader loader(file, numerics, total_bytes, sink);
+  for (const CheckpointTensor& tensor : checkpoint.tensors()) total_bytes += tensor.bytes;
+  Loader loader(checkpoint, config, numerics, total_bytes, sink);
   auto weights = std::make_unique<Weights>();
 
-  const int64_t hidden = config.hidden_size;
   const int64_t head_dim = config.head_dim;
-  const int64_t q_features = config.num_heads * head_dim;
-  const int64_t kv_features = config.num_kv_heads * head_dim;
-  const IndexRange all_hidden{0, hidden};
-  const IndexRange q_rows{shard.heads.first * head_dim, shard.heads.end * head_dim};
-  const IndexRange kv_rows{shard.kv_heads.first * head_dim, shard.kv_heads.end * head_dim};
+  const IndexRange hidden{0, config.hidden_size};
+  const IndexRange q{shard.heads.first * head_dim, shard.heads.end * head_dim};
+  const IndexRange kv{shard.kv_heads.first * head_dim, shard.kv_heads.end * head_dim};
+  const IndexRange head{0, head_dim};
+  // No rank is without heads.
+  const IndexRange hidden_of_first_rank = shard.heads.first == 0 ? hidden : IndexRange{0, 0};
 
-  ASSIGN_OR_RETURN(const GgufTensor* embedding, loader.Find("token_embd.weight", {hidden, config.vocab_size}));
-  ASSIGN_OR_RETURN(weights->embedding_dtype, loader.DtypeOf(*embedding));
-  weights->embedding = embedding->data;
+  ASSIGN_OR_RETURN(const CheckpointTensor* embedding, loader.Find(TensorRole::kEmbedding, 0));
+  ASSIGN_OR_RETURN(const MatrixSource table, loader.SourceOf(*embedding));
+  weights->embedding_dtype = table.dtype;
+  weights->embedding = table.data;
   if (sink != nullptr) {
-    const MatrixSource table{.dtype = weights->embedding_dtype,
-                             .data = embedding->data,
-                             .out_features = config.vocab_size,
-                             .in_features = hidden};
-    RETURN_IF_ERROR(
-        loader.Put({.kind = MatrixKind::kEmbedding}, table, {0, config.vocab_size}, all_hidden, *embedding));
+    RETURN_IF_ERROR(loader.Put({.kind = MatrixKind::kEmbedding}, table, {0, config.vocab_size}, hidden, *embedding));
   }
 
   weights->layers.resize(config.num_layers);
   for (int i = 0; i < config.num_layers; ++i) {
     LayerWeights& layer = weights->layers[i];
-    const std::string blk = absl::StrCat("blk.", i, ".");
-    RETURN_IF_ERROR(loader.Vector(blk + "attn_norm.weight", hidden, &layer.attention_norm));
-    RETURN_IF_ERROR(
-        loader.Matrix({MatrixKind::kQ, i}, blk + "attn_q.weight", q_features, hidden, q_rows, all_hidden, &layer.q));
-    RETURN_IF_ERROR(
-        loader.Matrix({MatrixKind::kK, i}, blk + "attn_k.weight", kv_features, hidden, kv_rows, all_hidden, &layer.k));
-    RETURN_IF_ERROR(
-        loader.Matrix({MatrixKind::kV, i}, blk + "attn_v.weight", kv_features, hidden, kv_rows, all_hidden, &layer.v));
+    const auto matrix = [&](MatrixKind kind, TensorRole role, IndexRange rows, IndexRange columns, LinearWeight* out) {
+      return loader.Matrix({kind, i}, role, rows, columns, out);
+    };
+    const auto vector = [&](TensorRole role, IndexRange range, std::vector<float>* out) {
+      return loader.Vector(role, i, range, out);
+    };
+    RETURN_IF_ERROR(vector(TensorRole::kAttentionNorm, hidden, &layer.attention_norm));
+    RETURN_IF_ERROR(matrix(MatrixKind::kQ, TensorRole::kQ, q, hidden, &layer.q));
+    RETURN_IF_ERROR(matrix(MatrixKind::kK, TensorRole::kK, kv, hidden, &layer.k));
+    RETURN_IF_ERROR(matrix(MatrixKind::kV, TensorRole::kV, kv, hidden, &layer.v));
     if (config.attention_bias) {
-      RETURN_IF_ERROR(loader.Vector(blk + "attn_q.bias", q_features, q_rows, &layer.q.bias));
-      RETURN_IF_ERROR(loader.Vector(blk + "attn_k.bias", kv_features, kv_rows, &layer.k.bias));
-      RETURN_IF_ERROR(loader.Vector(blk + "attn_v.bias", kv_features, kv_rows, &layer.v.bias));
+      RETURN_IF_ERROR(vector(TensorRole::kQBias, q, &layer.q.bias));
+      RETURN_IF_ERROR(vector(TensorRole::kKBias, kv, &layer.k.bias));
+      RETURN_IF_ERROR(vector(TensorRole::kVBias, kv, &layer.v.bias));
     }
-    RETURN_IF_ERROR(loader.Matrix({MatrixKind::kAttentionOutput, i}, blk + "attn_output.weight", hidden, q_features,
-                                  all_hidden, q_rows, &layer.attention_output));
-    RETURN_IF_ERROR(loader.Vector(blk + "ffn_norm.weight", hidden, &layer.feed_forward_norm));
-    RETURN_IF_ERROR(loader.Matrix({MatrixKind::kGate, i}, blk + "ffn_gate.weight", config.intermediate_size, hidden,
-                                  shard.intermediate, all_hidden, &layer.gate));
-    RETURN_IF_ERROR(loader.Matrix({MatrixKind::kUp, i}, blk + "ffn_up.weight", config.intermediate_size, hidden,
-                                  shard.intermediate, all_hidden, &layer.up));
-    RETURN_IF_ERROR(loader.Matrix({MatrixKind::kDown, i}, blk + "ffn_down.weight", hidden, config.intermediate_size,
-                                  all_hidden, shard.intermediate, &layer.down));
+    if (config.qk_norm) {
+      RETURN_IF_ERROR(vector(TensorRole::kQNorm, head, &layer.q_norm));
+      RETURN_IF_ERROR(vector(TensorRole::kKNorm, head, &layer.k_norm));
+    }
+    RETURN_IF_ERROR(
+        matrix(MatrixKind::kAttentionOutput, TensorRole::kAttentionOutput, hidden, q, &layer.attention_output));
+    if (config.attention_output_bias) {
+      RETURN_IF_ERROR(vector(TensorRole::kAttentionOutputBias, hidden_of_first_rank, &layer.attention_output.bias));
+    }
+    RETURN_IF_ERROR(vector(TensorRole::kFeedForwardNorm, hidden, &layer.feed_forward_norm));
+    RETURN_IF_ERROR(matrix(MatrixKind::kGate, TensorRole::kGate, shard.intermediate, hidden, &layer.gate));
+    RETURN_IF_ERROR(matrix(MatrixKind::kUp, TensorRole::kUp, shard.intermediate, hidden, &layer.up));
+    RETURN_IF_ERROR(matrix(MatrixKind::kDown, TensorRole::kDown, hidden, shard.intermediate, &layer.down));
+    if (config.feed_forward_bias) {
+      RETURN_IF_ERROR(vector(TensorRole::kGateBias, shard.intermediate, &layer.gate.bias));
+      RETURN_IF_ERROR(vector(TensorRole::kUpBias, shard.intermediate, &layer.up.bias));
+      RETURN_IF_ERROR(vector(TensorRole::kDownBias, hidden_of_first_rank, &layer.down.bias));
+    }
   }
-  RETURN_IF_ERROR(loader.Vector("output_norm.weight", hidden, &weights->output_norm));
-  RETURN_IF_ERROR(loader.Matrix({MatrixKind::kHead}, config.tied_embedding ? "token_embd.weight" : "output.weight",
-                                config.vocab_size, hidden, shard.vocab, all_hidden, &weights->head));
+  RETURN_IF_ERROR(loader.Vector(TensorRole::kOutputNorm, 0, hidden, &weights->output_norm));
+  RETURN_IF_ERROR(loader.Matrix({MatrixKind::kHead}, TensorRole::kHead, shard.vocab, hidden, &weights->head));
   RETURN_IF_ERROR(loader.CheckAllUsed());
   weights->bytes = loader.bytes();
   weights->arena = loader.TakeArena();

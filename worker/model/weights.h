@@ -17,7 +17,7 @@
 #include "kernels/common/dtype.h"
 #include "kernels/gemm/matmul_reference.h"
 #include "kernels/gemm/packed_matrix.h"
-#include "worker/model/gguf.h"
+#include "worker/model/checkpoint.h"
 #include "worker/model/model_config.h"
 #include "worker/model/shard_plan.h"
 
@@ -37,6 +37,7 @@ struct LinearWeight {
 
 struct LayerWeights {
   std::vector<float> attention_norm;     // [hidden_size]
+  std::vector<float> q_norm, k_norm;     // [head_dim] or empty: none
   LinearWeight q;                        // [heads of the rank * head_dim, hidden_size]
   LinearWeight k, v;                     // [KV heads of the rank * head_dim, hidden_size]
   LinearWeight attention_output;         // [hidden_size, heads of the rank * head_dim]
@@ -70,12 +71,13 @@ class MatrixSink {
                            IndexRange columns, absl::string_view what) = 0;
 };
 
-// Reads a rank's tensors from `file`, which must outlive the result. Logs progress about once a second.
+// Reads a rank's tensors from `checkpoint`, which must outlive the result. Logs progress about once a second. Biases of
+// products that end in a sum over ranks are the first rank's: they are added once.
 // Errors name file and tensor: INVALID_ARGUMENT if one is missing, of another shape than `config` asks for, or holds
 // values that are not finite where that is cheap to see (norms, biases); UNIMPLEMENTED for a dtype this build has no
 // code for, or a tensor that the forward pass does not know; RESOURCE_EXHAUSTED. With a `sink` matrices go there, the
 // embedding table (all of it) too, and the result has the vectors only; errors of the sink are passed on.
-absl::StatusOr<std::unique_ptr<Weights>> LoadWeights(const GgufFile& file, const ModelConfig& config,
+absl::StatusOr<std::unique_ptr<Weights>> LoadWeights(const Checkpoint& checkpoint, const ModelConfig& config,
                                                      const RankShard& shard, Numerics numerics,
                                                      MatrixSink* sink = nullptr);
 
