@@ -1,7 +1,5 @@
 #include "text/bpe_tokenizer.h"
 
-#include <algorithm>
-#include <functional>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -12,54 +10,13 @@
 namespace outrider::text {
 namespace {
 
-uint64_t PairKey(TokenId left, TokenId right) {
-  return uint64_t{static_cast<uint32_t>(left)} << 32 | static_cast<uint32_t>(right);
-}
-
 std::string Quoted(absl::string_view bytes) { return absl::StrCat("\"", absl::CHexEscape(bytes.substr(0, 48)), "\""); }
 
 }  // namespace
 
-void SpecialTokenTrie::Add(absl::string_view bytes, TokenId id) {
-  roots_[static_cast<uint8_t>(bytes[0])] = true;
-  uint32_t node = 0;
-  for (const char byte : bytes) {
-    const uint64_t edge = uint64_t{node} << 8 | static_cast<uint8_t>(byte);
-    const auto [child, inserted] = children_.try_emplace(edge, static_cast<uint32_t>(nodes_.size()));
-    if (inserted) nodes_.emplace_back();
-    node = child->second;
-  }
-  nodes_[node].id = id;
-}
-
-SpecialTokenTrie::Match SpecialTokenTrie::LongestPrefix(absl::string_view text) const {
-  Match match;
-  uint32_t node = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const auto child = children_.find(uint64_t{node} << 8 | static_cast<uint8_t>(text[i]));
-    if (child == children_.end()) break;
-    node = child->second;
-    if (nodes_[node].id >= 0) match = {i + 1, nodes_[node].id};
-  }
-  return match;
-}
-
-// A word as a doubly linked list of symbols, and the merges that are possible now as a binary heap of
-// rank << 32 | index of the left symbol: lowest rank first, then leftmost. An entry is void when its symbol's rank has
-// changed since; it is then skipped rather than removed.
 struct BpeTokenizer::Workspace {
-  struct Symbol {
-    TokenId id;
-    int32_t previous;  // -1: none
-    int32_t next;      // -1: none
-    uint32_t rank;     // of the merge with the next symbol; kNoMerge, also once merged into its left neighbour
-    TokenId merged;    // what that merge makes
-  };
-  static constexpr uint32_t kNoMerge = 0xFFFFFFFF;
-
   std::vector<absl::string_view> words;
-  std::vector<Symbol> symbols;
-  std::vector<uint64_t> heap;
+  BpeMerges::Workspace merges;
 };
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> BpeTokenizer::Make(TokenizerDefinition definition) {
@@ -102,7 +59,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> BpeTokenizer::Make(TokenizerDefinitio
     tokenizer->byte_ids_[byte] = found == by_stored.end() ? -1 : found->second;
   }
 
-  tokenizer->merges_.reserve(def.merges.size());
+  tokenizer->merges_.Reserve(def.merges.size());
   for (size_t i = 0; i < def.merges.size(); ++i) {
     const std::string& merge = def.merges[i];
     const size_t space = merge.find(' ', 1);
@@ -122,11 +79,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> BpeTokenizer::Make(TokenizerDefinitio
       }
       ids[k] = found->second;
     }
-    const Merge value{static_cast<uint32_t>(i), ids[2]};
-    const auto [other, inserted] = tokenizer->merges_.try_emplace(PairKey(ids[0], ids[1]), value);
-    if (!inserted) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("merges ", other->second.rank, " and ", i, " are both ", Quoted(merge)));
+    uint32_t other = 0;
+    if (!tokenizer->merges_.Add(ids[0], ids[1], static_cast<uint32_t>(i), ids[2], &other)) {
+      return absl::InvalidArgumentError(absl::StrCat("merges ", other, " and ", i, " are both ", Quoted(merge)));
     }
   }
   return tokenizer;
@@ -148,27 +103,14 @@ std::vector<TokenId> BpeTokenizer::Encode(absl::string_view text, const EncodeOp
   if (options.add_special && definition().add_bos) ids.push_back(*definition().bos_id);
   const SpecialTokenTrie& special = options.parse_special ? control_and_user_defined_ : user_defined_;
   Workspace workspace;
-  size_t first_plain = 0;
-  for (size_t i = 0; i < text.size();) {
-    if (special.CanBegin(text[i])) {
-      const SpecialTokenTrie::Match match = special.LongestPrefix(text.substr(i));
-      if (match.num_bytes > 0) {
-        EncodePlain(text.substr(first_plain, i - first_plain), &workspace, &ids);
-        ids.push_back(match.id);
-        i += match.num_bytes;
-        first_plain = i;
-        continue;
-      }
-    }
-    ++i;
-  }
-  EncodePlain(text.substr(first_plain), &workspace, &ids);
+  special.Split(
+      text, [&](absl::string_view plain, size_t) { EncodePlain(plain, &workspace, &ids); },
+      [&](TokenId id) { ids.push_back(id); });
   if (options.add_special && definition().add_eos) ids.push_back(*definition().eos_id);
   return ids;
 }
 
 void BpeTokenizer::EncodePlain(absl::string_view text, Workspace* workspace, std::vector<TokenId>* ids) const {
-  if (text.empty()) return;
   std::string normalized;
   if (pre_tokenizer_->normalizes()) {
     normalized = pre_tokenizer_->Normalize(text);
@@ -186,55 +128,12 @@ void BpeTokenizer::EncodeWord(absl::string_view word, Workspace* workspace, std:
       return;
     }
   }
-  std::vector<Workspace::Symbol>& symbols = workspace->symbols;
-  std::vector<uint64_t>& heap = workspace->heap;
-  symbols.clear();
-  heap.clear();
+  workspace->merges.Clear();
   for (const char byte : word) {
     const TokenId id = byte_ids_[static_cast<uint8_t>(byte)];
-    if (id < 0) continue;
-    const int32_t index = static_cast<int32_t>(symbols.size());
-    symbols.push_back({id, index - 1, index + 1, Workspace::kNoMerge, -1});
+    if (id >= 0) workspace->merges.Add(id);
   }
-  if (symbols.empty()) return;
-  symbols.back().next = -1;
-
-  const auto find_merge = [&](int32_t left) {
-    Workspace::Symbol& symbol = symbols[left];
-    symbol.rank = Workspace::kNoMerge;
-    if (symbol.next < 0) return false;
-    const auto merge = merges_.find(PairKey(symbol.id, symbols[symbol.next].id));
-    if (merge == merges_.end()) return false;
-    symbol.rank = merge->second.rank;
-    symbol.merged = merge->second.merged;
-    return true;
-  };
-  const auto entry = [&](int32_t left) { return uint64_t{symbols[left].rank} << 32 | static_cast<uint32_t>(left); };
-  for (int32_t i = 0; i < static_cast<int32_t>(symbols.size()); ++i) {
-    if (find_merge(i)) heap.push_back(entry(i));
-  }
-  std::make_heap(heap.begin(), heap.end(), std::greater<>());
-  const auto push = [&](int32_t left) {
-    if (!find_merge(left)) return;
-    heap.push_back(entry(left));
-    std::push_heap(heap.begin(), heap.end(), std::greater<>());
-  };
-  while (!heap.empty()) {
-    std::pop_heap(heap.begin(), heap.end(), std::greater<>());
-    const uint64_t best = heap.back();
-    heap.pop_back();
-    const int32_t index = static_cast<int32_t>(best & 0xFFFFFFFF);
-    Workspace::Symbol& left = symbols[index];
-    if (left.rank != best >> 32) continue;
-    Workspace::Symbol& right = symbols[left.next];
-    left.id = left.merged;
-    left.next = right.next;
-    right.rank = Workspace::kNoMerge;
-    if (left.next >= 0) symbols[left.next].previous = index;
-    if (left.previous >= 0) push(left.previous);
-    push(index);
-  }
-  for (int32_t i = 0; i >= 0; i = symbols[i].next) ids->push_back(symbols[i].id);
+  merges_.Apply(&workspace->merges, ids);
 }
 
 }  // namespace outrider::text

@@ -12,32 +12,12 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "base/ids.h"
+#include "text/bpe_merges.h"
 #include "text/pre_tokenizer.h"
+#include "text/special_token_trie.h"
 #include "text/tokenizer.h"
 
 namespace outrider::text {
-
-// Finds given strings in text: the leftmost, and of those the longest.
-class SpecialTokenTrie {
- public:
-  // REQUIRES: `bytes` is not empty.
-  void Add(absl::string_view bytes, TokenId id);
-  struct Match {
-    size_t num_bytes = 0;  // 0: none
-    TokenId id = -1;
-  };
-  // The longest string that `text` begins with.
-  Match LongestPrefix(absl::string_view text) const;
-  bool CanBegin(char byte) const { return roots_[static_cast<uint8_t>(byte)]; }
-
- private:
-  struct Node {
-    TokenId id = -1;
-  };
-  bool roots_[256] = {};
-  std::vector<Node> nodes_ = std::vector<Node>(1);
-  absl::flat_hash_map<uint64_t, uint32_t> children_;  // node << 8 | byte -> node
-};
 
 class BpeTokenizer final : public Tokenizer {
  public:
@@ -50,10 +30,6 @@ class BpeTokenizer final : public Tokenizer {
   TokenId FindToken(absl::string_view bytes) const override;
 
  private:
-  struct Merge {
-    uint32_t rank;  // lower merges first
-    TokenId merged;
-  };
   // Space that EncodeWord uses again for every word of a call.
   struct Workspace;
 
@@ -68,9 +44,9 @@ class BpeTokenizer final : public Tokenizer {
   absl::flat_hash_map<absl::string_view, TokenId> ids_by_bytes_;  // views of bytes_
   TokenId byte_ids_[256];                                         // -1: the vocabulary lacks the byte
   absl::flat_hash_map<absl::string_view, TokenId> words_;  // tokens that text can become; only with ignore_merges_
-  absl::flat_hash_map<uint64_t, Merge> merges_;            // left id << 32 | right id
-  SpecialTokenTrie control_and_user_defined_;              // what is searched for with parse_special
-  SpecialTokenTrie user_defined_;                          // and without
+  BpeMerges merges_;
+  SpecialTokenTrie control_and_user_defined_;  // what is searched for with parse_special
+  SpecialTokenTrie user_defined_;              // and without
 };
 
 }  // namespace outrider::text

@@ -1,6 +1,7 @@
 #include "text/hf_tokenizer.h"
 
 #include <algorithm>
+#include <cctype>
 #include <optional>
 #include <string>
 #include <utility>
@@ -110,6 +111,58 @@ absl::Status ReadPreTokenizer(const Json& json, TokenizerDefinition* definition)
   return Unsupported("pre_tokenizer with the pattern", patterns.empty() ? "" : patterns[0]);
 }
 
+// How spaces become "▁" before BPE with byte fallback: by normalisers, or by Metaspace.
+absl::Status ReadSpaces(const Json& json, TokenizerDefinition* definition) {
+  constexpr char kSpace[] = "\xe2\x96\x81";
+  const auto stages_of = [](const Json& part, const char* list) {
+    std::vector<Json> stages;
+    if (part.is_null()) return stages;
+    if (Member(part, "type") == "Sequence" && Member(part, list).is_array()) {
+      stages.assign(Member(part, list).begin(), Member(part, list).end());
+    } else {
+      stages.push_back(part);
+    }
+    return stages;
+  };
+  bool replaces = false, prepends = false;
+  for (const Json& stage : stages_of(Member(json, "normalizer"), "normalizers")) {
+    const std::string type = StringOr(Member(stage, "type"), "null");
+    if (type == "Prepend" && Member(stage, "prepend") == kSpace && !replaces) {
+      prepends = true;
+    } else if (type == "Replace" && Member(Member(stage, "pattern"), "String") == " " &&
+               Member(stage, "content") == kSpace) {
+      replaces = true;
+    } else {
+      return Unsupported("normalizer of BPE with byte_fallback", type);
+    }
+  }
+  definition->add_space_prefix = prepends;
+  for (const Json& stage : stages_of(Member(json, "pre_tokenizer"), "pretokenizers")) {
+    const std::string type = StringOr(Member(stage, "type"), "null");
+    // Splits at spaces, of which the normaliser leaves none.
+    if (type == "Split" && replaces && Member(Member(stage, "pattern"), "String") == " ") continue;
+    if (type != "Metaspace" || Member(stage, "replacement") != kSpace || replaces) {
+      return Unsupported("pre_tokenizer of BPE with byte_fallback", type);
+    }
+    if (BoolOr(Member(stage, "split"), true)) return Unsupported("pre_tokenizer Metaspace with", "split");
+    const std::string scheme =
+        StringOr(Member(stage, "prepend_scheme"), BoolOr(Member(stage, "add_prefix_space"), true) ? "always" : "never");
+    if (scheme != "first" && scheme != "always" && scheme != "never") {
+      return Unsupported("pre_tokenizer Metaspace with prepend_scheme", scheme);
+    }
+    replaces = true;
+    definition->add_space_prefix = scheme != "never";
+    definition->pre = scheme == "first" ? "metaspace-first" : "metaspace";
+  }
+  if (!replaces) return Unsupported("BPE with byte_fallback but without", kSpace);
+  return absl::OkStatus();
+}
+
+bool IsByteToken(const std::string& token) {
+  return token.size() == 6 && token.compare(0, 3, "<0x") == 0 && std::isxdigit(static_cast<unsigned char>(token[3])) &&
+         std::isxdigit(static_cast<unsigned char>(token[4])) && token[5] == '>';
+}
+
 absl::Status ReadVocabulary(const Json& json, TokenizerDefinition* definition) {
   const auto place = [&](const Json& id, std::string token, TokenType type) -> absl::Status {
     if (!id.is_number_unsigned() || id.get<uint64_t>() >= kMaxVocabSize) {
@@ -122,7 +175,8 @@ absl::Status ReadVocabulary(const Json& json, TokenizerDefinition* definition) {
     }
     std::string& entry = definition->tokens[index];
     // Added tokens may be in the vocabulary too, under the same id.
-    if (!entry.empty() && (type == TokenType::kNormal || entry != token)) {
+    const bool is_added = type == TokenType::kControl || type == TokenType::kUserDefined;
+    if (!entry.empty() && (!is_added || entry != token)) {
       return absl::InvalidArgumentError(absl::StrCat("tokenizer.json: two tokens have the id ", index));
     }
     entry = std::move(token);
@@ -131,7 +185,10 @@ absl::Status ReadVocabulary(const Json& json, TokenizerDefinition* definition) {
   };
   const Json& vocab = Member(Member(json, "model"), "vocab");
   if (!vocab.is_object()) return absl::InvalidArgumentError("tokenizer.json: model.vocab is no object");
-  for (const auto& [token, id] : vocab.items()) RETURN_IF_ERROR(place(id, token, TokenType::kNormal));
+  const bool has_bytes = definition->model == "llama";
+  for (const auto& [token, id] : vocab.items()) {
+    RETURN_IF_ERROR(place(id, token, has_bytes && IsByteToken(token) ? TokenType::kByte : TokenType::kNormal));
+  }
   const Json& added = Member(json, "added_tokens");
   if (added.is_array()) {
     for (const Json& token : added) {
@@ -205,15 +262,17 @@ absl::StatusOr<TokenizerDefinition> ReadHuggingFaceTokenizer(absl::string_view t
   }
   const Json& model = Member(json, "model");
   if (Member(model, "type") != "BPE") return Unsupported("model", StringOr(Member(model, "type"), "null"));
-  if (BoolOr(Member(model, "byte_fallback"), false)) return Unsupported("model BPE with", "byte_fallback");
   for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     if (!StringOr(Member(model, affix), "").empty()) return Unsupported("model BPE with", affix);
   }
 
   TokenizerDefinition definition;
-  definition.model = "gpt2";
+  const bool byte_fallback = BoolOr(Member(model, "byte_fallback"), false);
+  definition.model = byte_fallback ? "llama" : "gpt2";
   definition.ignore_merges = BoolOr(Member(model, "ignore_merges"), false);
-  RETURN_IF_ERROR(ReadPreTokenizer(json, &definition));
+  if (byte_fallback && definition.ignore_merges)
+    return Unsupported("model BPE with byte_fallback and", "ignore_merges");
+  RETURN_IF_ERROR(byte_fallback ? ReadSpaces(json, &definition) : ReadPreTokenizer(json, &definition));
   RETURN_IF_ERROR(ReadVocabulary(json, &definition));
   RETURN_IF_ERROR(ReadMerges(Member(model, "merges"), &definition));
 
@@ -224,7 +283,9 @@ absl::StatusOr<TokenizerDefinition> ReadHuggingFaceTokenizer(absl::string_view t
   const std::string eos = TokenName(Member(config, "eos_token"));
   ASSIGN_OR_RETURN(definition.bos_id, FindId(definition, "bos_token", before.empty() ? bos : before));
   ASSIGN_OR_RETURN(definition.eos_id, FindId(definition, "eos_token", after.empty() ? eos : after));
-  ASSIGN_OR_RETURN(definition.unk_id, FindId(definition, "unk_token", TokenName(Member(config, "unk_token"))));
+  std::string unk = TokenName(Member(config, "unk_token"));
+  if (unk.empty() && byte_fallback) unk = StringOr(Member(model, "unk_token"), "");
+  ASSIGN_OR_RETURN(definition.unk_id, FindId(definition, "unk_token", unk));
   ASSIGN_OR_RETURN(definition.pad_id, FindId(definition, "pad_token", TokenName(Member(config, "pad_token"))));
   definition.add_bos = !before.empty() || (BoolOr(Member(config, "add_bos_token"), false) && definition.bos_id);
   definition.add_eos = !after.empty() || (BoolOr(Member(config, "add_eos_token"), false) && definition.eos_id);

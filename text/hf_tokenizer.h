@@ -12,8 +12,9 @@ namespace outrider::text {
 inline constexpr size_t kMaxTokenizerJsonBytes = size_t{64} << 20;  // the largest published one has 33 MB
 
 // The definition that `tokenizer_json` describes, as a GGUF conversion of it would have it: byte-level BPE whose
-// pre-tokenizer is one we know by its patterns. `tokenizer_config_json` adds the special ids' names, what is added to a
-// text and the chat template; it may be empty.
+// pre-tokenizer is one we know by its patterns (Llama 3, Qwen), or BPE with byte fallback over text whose spaces are
+// "▁" (Llama 2, Mistral, Gemma). `tokenizer_config_json` adds the special ids' names, what is added to a text and the
+// chat template; it may be empty.
 //
 // Special added tokens become control tokens, other added tokens user-defined ones; ids without a token become unused.
 //

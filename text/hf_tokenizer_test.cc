@@ -45,6 +45,8 @@ void ExpectSameEncodings(const std::string& name) {
 
 TEST(HuggingFaceTokenizer, EncodesAsLlama3) { ExpectSameEncodings("llama3"); }
 TEST(HuggingFaceTokenizer, EncodesAsQwen3) { ExpectSameEncodings("qwen3"); }
+// BPE with byte fallback, spaces as "▁".
+TEST(HuggingFaceTokenizer, EncodesAsGemma3) { ExpectSameEncodings("gemma3"); }
 
 TEST(HuggingFaceTokenizer, ReadsPreTokenizerAndSpecialTokens) {
   const auto llama3 = *ReadModel("llama3");
@@ -82,6 +84,84 @@ TEST(HuggingFaceTokenizer, AddsWhatThePostProcessorAdds) {
   EXPECT_EQ(tokenizer->Encode("ab b<u>", {.add_special = true}), (std::vector<TokenId>{4, 2, 3, 1, 6}));
 }
 
+// As Llama 2 and Mistral are converted: Prepend and Replace, or Metaspace.
+Json SmallSentencePieceFile() {
+  Json file = Json::parse(R"({
+    "added_tokens": [{"id": 0, "content": "<unk>", "special": true}, {"id": 1, "content": "<s>", "special": true}],
+    "normalizer": {"type": "Sequence", "normalizers": [
+      {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+    "pre_tokenizer": null,
+    "post_processor": {"type": "TemplateProcessing",
+      "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}]},
+    "model": {"type": "BPE", "byte_fallback": true, "fuse_unk": true, "unk_token": "<unk>",
+      "vocab": {"<unk>": 0, "<s>": 1, "<0x0A>": 2, "<0xC3>": 3, "<0xA9>": 4, "▁": 5, "a": 6, "b": 7, "ab": 8, "▁a": 9,
+                "▁ab": 10, "▁▁": 11},
+      "merges": ["a b", "▁ ab", "▁ a", "▁ ▁"]}})");
+  return file;
+}
+
+std::unique_ptr<Tokenizer> SmallSentencePiece(const Json& file) {
+  auto definition = ReadHuggingFaceTokenizer(file.dump(), "");
+  EXPECT_TRUE(definition.ok()) << definition.status();
+  auto tokenizer = MakeTokenizer(*std::move(definition));
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+  return *std::move(tokenizer);
+}
+
+TEST(HuggingFaceTokenizer, PutsASpaceBeforeEveryPieceAsLlama2) {
+  const auto tokenizer = SmallSentencePiece(SmallSentencePieceFile());
+  using Ids = std::vector<TokenId>;
+  EXPECT_EQ(tokenizer->Encode("ab a", {.add_special = true}), (Ids{1, 10, 9}));
+  EXPECT_EQ(tokenizer->Encode(" ab"), (Ids{5, 10}));  // the first merge of "▁▁ab" is "a b", then "▁ ab"
+  EXPECT_EQ(tokenizer->Encode("a<s>a", {.parse_special = true}), (Ids{9, 1, 9}));
+  EXPECT_EQ(tokenizer->Encode(""), Ids{});
+  // A character that is missing: its bytes, or once the unknown token for a run of those whose bytes are missing too.
+  EXPECT_EQ(tokenizer->Encode("aé\n"), (Ids{9, 3, 4, 2}));
+  EXPECT_EQ(tokenizer->Encode("a中文b"), (Ids{9, 0, 7}));
+  EXPECT_EQ(tokenizer->Encode("a\xff"), (Ids{9, 0}));
+  // The space before the text is no part of it.
+  EXPECT_EQ(tokenizer->Decode(Ids{10, 9}, false), "ab a");
+  EXPECT_EQ(tokenizer->Decode(Ids{9, 3, 4, 2}, false), "aé\n");
+  EXPECT_EQ(tokenizer->TokenBytes(10), " ab");
+  EXPECT_EQ(tokenizer->TokenBytes(2), "\n");
+  EXPECT_EQ(tokenizer->FindToken("\n"), 2);
+}
+
+TEST(HuggingFaceTokenizer, PutsASpaceWhereMetaspaceSays) {
+  Json file = SmallSentencePieceFile();
+  file["normalizer"] = nullptr;
+  file["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", "first"}, {"split", false}};
+  using Ids = std::vector<TokenId>;
+  EXPECT_EQ(SmallSentencePiece(file)->Encode("a<s>a", {.parse_special = true}), (Ids{9, 1, 6}));
+  EXPECT_EQ(SmallSentencePiece(file)->Encode("<s>a", {.parse_special = true}), (Ids{1, 6}));
+  EXPECT_EQ(SmallSentencePiece(file)->Encode(" a"), (Ids{9}));
+  file["pre_tokenizer"]["prepend_scheme"] = "always";
+  EXPECT_EQ(SmallSentencePiece(file)->Encode("<s>a<s> a", {.parse_special = true}), (Ids{1, 9, 1, 9}));
+  file["pre_tokenizer"]["prepend_scheme"] = "never";
+  EXPECT_EQ(SmallSentencePiece(file)->Encode("a a"), (Ids{6, 9}));
+  EXPECT_EQ(SmallSentencePiece(file)->Decode(Ids{9}, false), " a");
+  file["pre_tokenizer"]["split"] = true;
+  EXPECT_EQ(ReadHuggingFaceTokenizer(file.dump(), "").status().message(),
+            "tokenizer.json: pre_tokenizer Metaspace with \"split\" is not supported");
+}
+
+// GGUF files have scores in place of merges: the same ids.
+TEST(HuggingFaceTokenizer, ScoresStandForMerges) {
+  TokenizerDefinition definition = *ReadHuggingFaceTokenizer(SmallSentencePieceFile().dump(), "");
+  const auto by_merges = MakeTokenizer(definition);
+  definition.merges.clear();
+  definition.scores = {0, 0, 0, 0, 0, -10, -11, -12, -1, -3, -2, -4};
+  const auto by_scores = MakeTokenizer(definition);
+  ASSERT_TRUE(by_scores.ok()) << by_scores.status();
+  EXPECT_NE((*by_scores)->fingerprint(), (*by_merges)->fingerprint());
+  std::mt19937_64 random(TestSeed(13));
+  for (int i = 0; i < 2000; ++i) {
+    std::string text;
+    for (size_t n = random() % 12; n > 0; --n) text += "ab \n"[random() % 4];
+    EXPECT_EQ((*by_scores)->Encode(text), (*by_merges)->Encode(text)) << text;
+  }
+}
+
 TEST(HuggingFaceTokenizer, TakesTheDefaultOfSeveralTemplates) {
   const auto definition = ReadHuggingFaceTokenizer(
       SmallFile().dump(),
@@ -103,7 +183,7 @@ TEST(HuggingFaceTokenizer, NamesWhatItDoesNotSupport) {
   EXPECT_EQ(error([](Json& f) { f["model"]["type"] = "Unigram"; }),
             "tokenizer.json: model \"Unigram\" is not supported");
   EXPECT_EQ(error([](Json& f) { f["model"]["byte_fallback"] = true; }),
-            "tokenizer.json: model BPE with \"byte_fallback\" is not supported");
+            "tokenizer.json: pre_tokenizer of BPE with byte_fallback \"ByteLevel\" is not supported");
   EXPECT_EQ(error([](Json& f) {
               f["normalizer"] = {{"type", "Lowercase"}};
             }),

@@ -9,6 +9,7 @@
 #include "base/status_macros.h"
 #include "text/bpe_tokenizer.h"
 #include "text/incremental_decoder.h"
+#include "text/sentencepiece_tokenizer.h"
 
 namespace outrider::text {
 namespace {
@@ -155,21 +156,23 @@ std::string Tokenizer::Decode(absl::Span<const TokenId> ids, bool skip_special_t
     assembler.Push(TokenBytes(id), &out);
   }
   assembler.Flush(&out);
+  // The space that encoding put before the text.
+  if (definition_.add_space_prefix && definition_.model == "llama" && !out.empty() && out[0] == ' ') out.erase(0, 1);
   return out;
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(TokenizerDefinition definition) {
-  if (definition.model != "gpt2") {
-    for (const char* known : {"llama", "bert", "t5", "rwkv"}) {
+  if (definition.model != "gpt2" && definition.model != "llama") {
+    constexpr char kSupported[] = "; supported: gpt2 (byte-level BPE), llama (SentencePiece's BPE)";
+    for (const char* known : {"bert", "t5", "rwkv"}) {
       if (definition.model == known) {
-        return absl::UnimplementedError(
-            absl::StrCat("tokenizer model \"", known, "\" is not supported; supported: gpt2 (byte-level BPE)"));
+        return absl::UnimplementedError(absl::StrCat("tokenizer model \"", known, "\" is not supported", kSupported));
       }
     }
-    return absl::InvalidArgumentError(
-        absl::StrCat("unknown tokenizer model ", Quoted(definition.model), "; supported: gpt2 (byte-level BPE)"));
+    return absl::InvalidArgumentError(absl::StrCat("unknown tokenizer model ", Quoted(definition.model), kSupported));
   }
   RETURN_IF_ERROR(ValidateDefinition(definition));
+  if (definition.model == "llama") return SentencePieceTokenizer::Make(std::move(definition));
   return BpeTokenizer::Make(std::move(definition));
 }
 

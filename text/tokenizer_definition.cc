@@ -1,8 +1,12 @@
 #include "text/tokenizer_definition.h"
 
 #include <array>
+#include <bit>
 #include <cstddef>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_replace.h"
 #include "text/byte_alphabet.h"
 #include "text/sha256.h"
 
@@ -39,6 +43,14 @@ bool DefaultAddBos(absl::string_view pre) { return ImpliesIgnoreMerges(pre); }
 std::string DecodeStoredToken(const TokenizerDefinition& definition, size_t id) {
   const std::string& stored = definition.tokens[id];
   const TokenType type = id < definition.types.size() ? definition.types[id] : TokenType::kNormal;
+  if (definition.model == "llama" && type != TokenType::kControl) {
+    int byte = 0;
+    if (type == TokenType::kByte && stored.size() == 6 && absl::StartsWith(stored, "<0x") && stored[5] == '>' &&
+        absl::SimpleHexAtoi(stored.substr(3, 2), &byte)) {
+      return std::string(1, static_cast<char>(byte));
+    }
+    return absl::StrReplaceAll(stored, {{"\xe2\x96\x81", " "}});
+  }
   if (definition.model != "gpt2" || type == TokenType::kControl || type == TokenType::kUserDefined) return stored;
   // What is outside the alphabet (padding entries, mostly) stands for itself; no text is encoded to it.
   return AlphabetToBytes(stored).value_or(stored);
@@ -56,6 +68,10 @@ std::string Fingerprint(const TokenizerDefinition& definition) {
   }
   hasher.Number(definition.merges.size());
   for (const std::string& merge : definition.merges) hasher.Bytes(merge);
+  if (definition.model == "llama" && definition.merges.empty()) {
+    hasher.Number(definition.scores.size());
+    for (const float score : definition.scores) hasher.Number(std::bit_cast<uint32_t>(score));
+  }
   hasher.OptionalId(definition.bos_id);
   hasher.OptionalId(definition.eos_id);
   hasher.OptionalId(definition.eot_id);

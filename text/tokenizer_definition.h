@@ -25,15 +25,17 @@ enum class TokenType : uint8_t {
 
 // GGUF keys are named where a field is one of them.
 struct TokenizerDefinition {
-  // tokenizer.ggml.model: "gpt2" is byte-level BPE. "llama" (sentencepiece) is named by files but not built yet.
+  // tokenizer.ggml.model: "gpt2" is byte-level BPE, "llama" SentencePiece's.
   std::string model;
   // tokenizer.ggml.pre: how text is split into words before merging; SupportedPreTokenizers() lists what is known.
-  // Empty means "default".
+  // Empty means "default". With model "llama" it says where add_space_prefix puts its space: "default" before every
+  // piece of text between special tokens, "metaspace" before those that begin without one, "metaspace-first" of these
+  // only before the one that the text begins with.
   std::string pre;
 
   // tokenizer.ggml.tokens, by id, exactly as the file stores them. With model "gpt2", kNormal, kUnused and kUnknown
   // tokens are in the byte-to-unicode alphabet of GPT-2 (a space is "Ġ"); kControl and kUserDefined ones are plain
-  // UTF-8. Tokenizer::TokenBytes gives raw bytes.
+  // UTF-8. With model "llama" a space is "▁" and kByte tokens are "<0x0A>". Tokenizer::TokenBytes gives raw bytes.
   std::vector<std::string> tokens;
   // tokenizer.ggml.token_type, by id; empty means all normal.
   std::vector<TokenType> types;
@@ -52,7 +54,7 @@ struct TokenizerDefinition {
 
   bool add_bos = false;           // tokenizer.ggml.add_bos_token; DefaultAddBos(pre) when absent
   bool add_eos = false;           // tokenizer.ggml.add_eos_token
-  bool add_space_prefix = false;  // tokenizer.ggml.add_space_prefix
+  bool add_space_prefix = false;  // tokenizer.ggml.add_space_prefix; counts for model "llama" only
   // A word that is a token as it stands is taken whole, whatever the merges would make of it. Hugging Face's
   // ignore_merges; GGUF has no key for it: Llama 3's and Tekken's pre-tokenizers imply it.
   bool ignore_merges = false;
@@ -71,9 +73,10 @@ bool ImpliesIgnoreMerges(absl::string_view pre);
 bool DefaultAddBos(absl::string_view pre);
 
 // 32 hexadecimal digits that name a vocabulary: the first half of SHA-256 over model, pre, every token's bytes and
-// type, the merges, and what Encode adds or ends at (bos, eos, eot, eom, unk, the add_ flags). The chat template,
-// scores of byte-level BPE and the padding id are left out. Equal on every machine and for every way a definition was
-// read: equal fingerprints mean that the same ids mean the same bytes and that every text has the same ids.
+// type, the merges, scores where they stand for merges, and what Encode adds or ends at (bos, eos, eot, eom, unk, the
+// add_ flags). The chat template, scores of byte-level BPE and the padding id are left out. Equal on every machine and
+// for every way a definition was read: equal fingerprints mean that the same ids mean the same bytes and that every
+// text has the same ids.
 std::string Fingerprint(const TokenizerDefinition& definition);
 
 }  // namespace outrider::text

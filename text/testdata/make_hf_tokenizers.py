@@ -6,7 +6,7 @@ usage: make_hf_tokenizers.py NAME TOKENIZER_JSON TOKENIZER_CONFIG_JSON ENCODINGS
 Writes NAME_tokenizer.json, NAME_tokenizer_config.json (without the chat template) and NAME_encodings.json.
 ENCODINGS_JSON is a list of {text, ids, decoded, decoded_skip} by Hugging Face tokenizers 0.23.3. Every merge that BPE
 applies makes a part of a token of the result, and a merge that is never applied changes nothing by being absent: so
-the tokens of the results, all that merges make them from, and the single bytes suffice.
+the tokens of the results, all that merges make them from, and the single bytes (with byte fallback: characters) suffice.
 """
 import json
 import sys
@@ -23,7 +23,16 @@ makers = {}
 for left, right in merges:
     makers.setdefault(left + right, []).append((left, right))
 
-needed = {token for token in vocab if len(token) == 1}
+texts = "".join(e["text"] for e in encodings)
+if tokenizer["model"].get("byte_fallback"):
+    needed = {token for token in vocab if len(token) == 6 and token.startswith("<0x") and token.endswith(">")}
+    needed |= {c for c in set(texts) | {"\u2581"} if c in vocab}
+else:
+    needed = {token for token in vocab if len(token) == 1}
+used = {i for e in encodings for i in e["ids"]}
+tokenizer["added_tokens"] = [t for t in tokenizer["added_tokens"]
+                             if t["id"] in used or t["content"] in texts or not t["content"].startswith("<unused")]
+needed |= {t["content"] for t in tokenizer["added_tokens"] if t["content"] in vocab}
 open_tokens = [by_id[i] for e in encodings for i in e["ids"] if i in by_id]
 while open_tokens:
     token = open_tokens.pop()
