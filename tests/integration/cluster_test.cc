@@ -115,6 +115,36 @@ TEST(Cluster, ServesWithoutADraftModelAndDraftsFromItsOwnText) {
   EXPECT_GT(drafted[0].choices[0].finished.usage().accepted_tokens(), 0);
 }
 
+// Folders in Hugging Face's layout without a tokenizer: token ids are served, text is refused with what to do.
+TEST(Cluster, ServesTokenIdsOfHuggingFaceFoldersExactly) {
+  ClusterOptions options = TestCluster();
+  for (const char* name : {"qwen3", "mistral-window"}) {
+    const std::string folder = std::filesystem::canonical("worker/model/testdata/hf").string();
+    options.model = folder + "/" + name;
+    options.draft_model = folder + "/llama";
+    options.tensor_parallel_size = 2;
+    options.max_model_len = 256;
+    const auto cluster = StartCluster(options);
+    ASSERT_NE(cluster, nullptr);
+    const auto requests = [](bool draft, int lookahead) {
+      std::vector<v1::GenerateRequest> made = Requests(draft, lookahead);
+      for (size_t i = 0; i < made.size(); ++i) {
+        made[i].clear_prompt();
+        for (size_t t = 0; t < 3 + 11 * i; ++t)
+          made[i].add_prompt_token_ids(static_cast<int32_t>(3 + (t * t + i) % 300));
+      }
+      return made;
+    };
+    const auto expected = Ids(Generate(*cluster, requests(false, 0)));
+    for (const int lookahead : {3, 8}) {
+      EXPECT_EQ(Ids(Generate(*cluster, requests(true, lookahead), kNumPrompts)), expected) << name;
+    }
+    const auto text = Generate(*cluster, Requests(false, 0));
+    EXPECT_NE(text[0].status.message().find("has no tokenizer; send prompt_token_ids"), std::string::npos)
+        << text[0].status.message();
+  }
+}
+
 TEST(Cluster, NothingOutlivesServeKilledByForce) {
   const auto cluster = StartCluster(TestCluster());
   ASSERT_NE(cluster, nullptr);
