@@ -186,12 +186,15 @@ void AddGenerateCommand(CLI::App& app, int& exit_code) {
       ->type_name("FILE");
   command->add_option("--max-tokens", flags->max_tokens, "Output tokens at most")->type_name("N");
   command->add_option("--min-tokens", flags->min_tokens, "Output tokens before the model may end")->type_name("N");
-  command->add_option("--temperature", flags->temperature, "0 is greedy")->type_name("[1]");
-  command->add_option("--top-p", flags->top_p, "Keep the likeliest tokens of this total probability")->type_name("[1]");
-  command->add_option("--top-k", flags->top_k, "Keep so many of the likeliest tokens; 0: all")->type_name("[0]");
+  command->add_option("--temperature", flags->temperature, "0 is greedy")->type_name("[the model's, or 1]");
+  command->add_option("--top-p", flags->top_p, "Keep the likeliest tokens of this total probability")
+      ->type_name("[the model's, or 1]");
+  command->add_option("--top-k", flags->top_k, "Keep so many of the likeliest tokens; 0: all")
+      ->type_name("[the model's, or 0]");
   command->add_option("--min-p", flags->min_p, "Keep tokens of at least this share of the likeliest one's probability")
-      ->type_name("[0]");
-  command->add_option("--repetition-penalty", flags->repetition_penalty, "Over prompt and output")->type_name("[1]");
+      ->type_name("[the model's, or 0]");
+  command->add_option("--repetition-penalty", flags->repetition_penalty, "Over prompt and output")
+      ->type_name("[the model's, or 1]");
   command->add_option("--presence-penalty", flags->presence_penalty, "Over the output")->type_name("[0]");
   command->add_option("--frequency-penalty", flags->frequency_penalty, "Over the output")->type_name("[0]");
   command->add_option("--seed", flags->seed, "Same seed, same tokens; drawn if absent")->type_name("N");

@@ -118,8 +118,10 @@ absl::StatusOr<RoutingNeeds> GenerateCall::Prepare(std::shared_ptr<const ServedM
 }
 
 absl::Status GenerateCall::PrepareLocked(std::shared_ptr<const ServedModel> model, int max_model_len) {
-  const ModelBounds bounds{
-      .vocab_size = model->vocab_size, .max_model_len = max_model_len, .end_token_ids = model->end_token_ids};
+  const ModelBounds bounds{.vocab_size = model->vocab_size,
+                           .max_model_len = max_model_len,
+                           .end_token_ids = model->end_token_ids,
+                           .defaults = model->sampling_defaults};
   std::vector<TokenId> prompt_token_ids;
   if (input_.prompt.has_value()) {
     RETURN_IF_ERROR(CheckPromptBytes(input_.prompt->size(), model->token_bytes_max, bounds));

@@ -7,11 +7,29 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "router/proto_conversions.h"
+#include "router/request_validation.h"
 
 namespace outrider::router {
 namespace {
 
 constexpr Duration kFetchBackoff = std::chrono::milliseconds(500);
+
+// What a group recommends has to be what a request could ask for.
+absl::StatusOr<SamplingDefaults> ReadDefaults(const v1::SamplingDefaults& told) {
+  RequestInput input;
+  input.prompt = "any";
+  if (told.has_temperature()) input.temperature = told.temperature();
+  if (told.has_top_p()) input.top_p = told.top_p();
+  if (told.has_top_k()) input.top_k = told.top_k();
+  if (told.has_min_p()) input.min_p = told.min_p();
+  if (told.has_repetition_penalty()) input.repetition_penalty = told.repetition_penalty();
+  RETURN_IF_ERROR(CheckInput(input));
+  return SamplingDefaults{.temperature = input.temperature,
+                          .top_p = input.top_p,
+                          .top_k = input.top_k,
+                          .min_p = input.min_p,
+                          .repetition_penalty = input.repetition_penalty};
+}
 
 absl::Status NoTokenizer(absl::string_view model) {
   return absl::FailedPreconditionError(absl::StrCat("model ", model, " has no tokenizer; send prompt_token_ids"));
@@ -59,6 +77,7 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> BuildServedModel(const ModelK
   model->vocab_size = static_cast<int>(description.vocab_size());
   model->max_model_len = static_cast<int>(std::min<uint32_t>(description.max_model_len(), 1u << 30));
   model->end_token_ids.assign(description.end_token_ids().begin(), description.end_token_ids().end());
+  ASSIGN_OR_RETURN(model->sampling_defaults, ReadDefaults(description.sampling_defaults()));
   model->chat_template = absl::FailedPreconditionError(
       absl::StrCat("model ", model->name, " has no chat template; send prompt or prompt_token_ids"));
   if (description.tokenizer().tokens_size() == 0) return std::shared_ptr<const ServedModel>(std::move(model));

@@ -33,6 +33,7 @@ struct ServedModel {
   int vocab_size = 0;
   int max_model_len = 0;  // of the group that told; groups may differ
   std::vector<TokenId> end_token_ids;
+  SamplingDefaults sampling_defaults;
   // Null if the model has none: then requests carry token ids and get no text.
   std::unique_ptr<const text::Tokenizer> tokenizer;
   size_t token_bytes_max = 1;  // of the longest token

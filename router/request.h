@@ -46,6 +46,15 @@ struct RequestInput {
   int32_t priority = 0;
 };
 
+// What the model recommends where a request leaves it open.
+struct SamplingDefaults {
+  std::optional<float> temperature;
+  std::optional<float> top_p;
+  std::optional<uint32_t> top_k;
+  std::optional<float> min_p;
+  std::optional<float> repetition_penalty;
+};
+
 // Every sampling parameter resolved, as common.proto's SamplingParams.
 struct ResolvedSampling {
   float temperature = 1;

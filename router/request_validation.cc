@@ -181,11 +181,12 @@ absl::StatusOr<ResolvedRequest> ResolveRequest(const RequestInput& input, std::v
                                 " tokens that the context of ", model.max_model_len, " leaves after the prompt's ",
                                 num_prompt_tokens, "; lower it or shorten the prompt"));
   }
-  sampling.temperature = input.temperature.value_or(1);
-  sampling.top_p = input.top_p.value_or(1);
-  sampling.top_k = input.top_k.value_or(0);
-  sampling.min_p = input.min_p.value_or(0);
-  sampling.repetition_penalty = input.repetition_penalty.value_or(1);
+  const SamplingDefaults& defaults = model.defaults;
+  sampling.temperature = input.temperature.value_or(defaults.temperature.value_or(1));
+  sampling.top_p = input.top_p.value_or(defaults.top_p.value_or(1));
+  sampling.top_k = input.top_k.value_or(defaults.top_k.value_or(0));
+  sampling.min_p = input.min_p.value_or(defaults.min_p.value_or(0));
+  sampling.repetition_penalty = input.repetition_penalty.value_or(defaults.repetition_penalty.value_or(1));
   sampling.presence_penalty = input.presence_penalty.value_or(0);
   sampling.frequency_penalty = input.frequency_penalty.value_or(0);
   sampling.logit_bias = input.logit_bias;

@@ -45,6 +45,7 @@ struct ModelBounds {
   int vocab_size = 0;
   int max_model_len = 0;  // tokens of prompt and output together
   absl::Span<const TokenId> end_token_ids;
+  SamplingDefaults defaults = {};
 };
 
 // Tokens of a prompt that has not been made into ids, for the queue's bound: text has about four bytes a token.
@@ -54,9 +55,8 @@ int64_t EstimateTokens(const RequestInput& input);
 // `token_bytes_max`. Spares tokenizing what is refused anyway.
 absl::Status CheckPromptBytes(size_t num_prompt_bytes, size_t token_bytes_max, const ModelBounds& model);
 
-// `input` with defaults in place. max_tokens becomes what the context leaves, at most. `drawn_seed` is taken where the
-// request has none.
-// REQUIRES: CheckInput(input).ok().
+// `input` with defaults in place, the model's before ours. max_tokens becomes what the context leaves, at most.
+// `drawn_seed` is taken where the request has none. REQUIRES: CheckInput(input).ok().
 absl::StatusOr<ResolvedRequest> ResolveRequest(const RequestInput& input, std::vector<TokenId> prompt_token_ids,
                                                const ModelBounds& model, uint64_t drawn_seed);
 

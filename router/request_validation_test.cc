@@ -154,6 +154,20 @@ TEST(ResolveRequest, FillsInDefaults) {
   EXPECT_TRUE(request->skip_special_tokens);
 }
 
+TEST(ResolveRequest, TakesTheModelsDefaultsBeforeOurs) {
+  ModelBounds model = kModel;
+  model.defaults = {.temperature = 0.6f, .top_p = 0.9f, .top_k = 20, .min_p = 0.1f, .repetition_penalty = 1.1f};
+  RequestInput input = Text("hi");
+  input.top_p = 0.5f;
+  const auto request = ResolveRequest(input, {1, 2}, model, 7);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->sampling.temperature, 0.6f);
+  EXPECT_EQ(request->sampling.top_p, 0.5f);
+  EXPECT_EQ(request->sampling.top_k, 20u);
+  EXPECT_EQ(request->sampling.min_p, 0.1f);
+  EXPECT_EQ(request->sampling.repetition_penalty, 1.1f);
+}
+
 TEST(ResolveRequest, KeepsWhatIsGiven) {
   RequestInput input = Text("hi");
   input.seed = 0;

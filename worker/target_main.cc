@@ -120,6 +120,13 @@ v1::ModelDescription Describe(const LoadedModel& model) {
   description.set_numerics(NumericsName(model.numerics()));
   TokenizerToProto(model.tokenizer(), description.mutable_tokenizer());
   description.mutable_end_token_ids()->Add(model.end_token_ids().begin(), model.end_token_ids().end());
+  const GenerationDefaults& defaults = model.generation_defaults();
+  v1::SamplingDefaults* const sampling = description.mutable_sampling_defaults();
+  if (defaults.temperature) sampling->set_temperature(*defaults.temperature);
+  if (defaults.top_p) sampling->set_top_p(*defaults.top_p);
+  if (defaults.top_k) sampling->set_top_k(*defaults.top_k);
+  if (defaults.min_p) sampling->set_min_p(*defaults.min_p);
+  if (defaults.repetition_penalty) sampling->set_repetition_penalty(*defaults.repetition_penalty);
   return description;
 }
 

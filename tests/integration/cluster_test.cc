@@ -145,6 +145,31 @@ TEST(Cluster, ServesTokenIdsOfHuggingFaceFoldersExactly) {
   }
 }
 
+TEST(Cluster, SamplesAsTheModelRecommendsWhereARequestLeavesItOpen) {
+  namespace fs = std::filesystem;
+  const fs::path made = fs::canonical("worker/model/testdata/hf/qwen3"), folder = testing::TempDir() + "/recommending";
+  fs::create_directories(folder);
+  for (const char* file : {"config.json", "model.safetensors"}) fs::create_symlink(made / file, folder / file);
+  std::ofstream(folder / "generation_config.json") << R"({"eos_token_id": 2, "temperature": 0.0})";
+  ClusterOptions options = TestCluster();
+  options.model = folder.string();
+  options.draft_model.clear();
+  options.max_model_len = 256;
+  const auto cluster = StartCluster(options);
+  ASSERT_NE(cluster, nullptr);
+  v1::GenerateRequest greedy;
+  for (const int32_t id : {5, 9, 300, 17}) greedy.add_prompt_token_ids(id);
+  greedy.set_max_tokens(kMaxTokens);
+  greedy.set_ignore_eos(true);
+  greedy.set_seed(7);
+  v1::GenerateRequest open = greedy, sampled = greedy;
+  greedy.set_temperature(0);
+  sampled.set_temperature(1);
+  const auto ids = Ids(Generate(*cluster, {greedy, open, sampled}));
+  EXPECT_EQ(ids[1], ids[0]);
+  EXPECT_NE(ids[2], ids[0]);
+}
+
 TEST(Cluster, NothingOutlivesServeKilledByForce) {
   const auto cluster = StartCluster(TestCluster());
   ASSERT_NE(cluster, nullptr);
