@@ -11,6 +11,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/mutex.h"
+#include "proto/google/rpc/error_details.pb.h"
+#include "proto/google/rpc/status.pb.h"
 #include "proto/inference.grpc.pb.h"
 
 namespace outrider {
@@ -20,8 +22,16 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kMaxMessageBytes = 64 << 20;
 
-absl::Status FromGrpc(const grpc::Status& status) {
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+// google.rpc.RetryInfo of a status' details.
+std::optional<int64_t> RetryAfterMs(const grpc::Status& status) {
+  google::rpc::Status details;
+  if (!details.ParseFromString(status.error_details())) return std::nullopt;
+  for (const google::protobuf::Any& detail : details.details()) {
+    google::rpc::RetryInfo info;
+    if (!detail.UnpackTo(&info)) continue;
+    return info.retry_delay().seconds() * 1000 + info.retry_delay().nanos() / 1'000'000;
+  }
+  return std::nullopt;
 }
 
 RequestOutcome RunOne(v1::Inference::Stub& stub, const v1::GenerateRequest& request,
@@ -58,7 +68,13 @@ RequestOutcome RunOne(v1::Inference::Stub& stub, const v1::GenerateRequest& requ
         break;
     }
   }
-  outcome.status = FromGrpc(reader->Finish());
+  const grpc::Status status = reader->Finish();
+  outcome.retry_after_ms = RetryAfterMs(status);
+  outcome.status = absl::Status(
+      static_cast<absl::StatusCode>(status.error_code()),
+      outcome.retry_after_ms.has_value()
+          ? absl::StrCat(status.error_message(), " (worth trying again in ", *outcome.retry_after_ms, " ms)")
+          : status.error_message());
   for (size_t i = 0; outcome.status.ok() && i < outcome.choices.size(); ++i) {
     if (!outcome.choices[i].has_finished) {
       outcome.status = absl::InternalError(absl::StrCat("the stream ended before choice ", i, " finished"));
@@ -159,10 +175,12 @@ std::string ChoiceJson(int request_index, int choice_index, const RequestOutcome
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-std::string ErrorJson(int request_index, const absl::Status& status) {
+std::string ErrorJson(int request_index, const RequestOutcome& outcome) {
   Json json;
   json["request_index"] = request_index;
-  json["error"] = {{"code", absl::StatusCodeToString(status.code())}, {"message", std::string(status.message())}};
+  json["error"] = {{"code", absl::StatusCodeToString(outcome.status.code())},
+                   {"message", std::string(outcome.status.message())}};
+  if (outcome.retry_after_ms.has_value()) json["error"]["retry_after_ms"] = *outcome.retry_after_ms;
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,7 +20,8 @@ struct ChoiceOutcome {
 };
 
 struct RequestOutcome {
-  absl::Status status;
+  absl::Status status;                    // its message tells the retry time too
+  std::optional<int64_t> retry_after_ms;  // of a refusal: when to come again
   v1::Started started;
   std::vector<ChoiceOutcome> choices;
 };
@@ -38,8 +40,8 @@ absl::Status RunRequests(const ClientOptions& options, const std::vector<v1::Gen
 
 // One choice as a line of JSON; the fields are listed in README.md.
 std::string ChoiceJson(int request_index, int choice_index, const RequestOutcome& outcome);
-// A request that failed, as a line of JSON: request_index, error{code, message}.
-std::string ErrorJson(int request_index, const absl::Status& status);
+// A request that failed, as a line of JSON: request_index, error{code, message, retry_after_ms if it is known}.
+std::string ErrorJson(int request_index, const RequestOutcome& outcome);
 
 // "END_TOKEN" as "end_token".
 std::string FinishReasonName(v1::FinishReason reason);

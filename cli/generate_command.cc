@@ -145,7 +145,7 @@ absl::Status RunGenerate(const CLI::App& command, const GenerateFlags& flags) {
   bool output_lost = false;
   const auto on_done = [&](int index, const RequestOutcome& outcome) {
     if (!outcome.status.ok()) {
-      if (flags.json) std::printf("%s\n", ErrorJson(index, outcome.status).c_str());
+      if (flags.json) std::printf("%s\n", ErrorJson(index, outcome).c_str());
       if (!flags.json || requests.size() == 1) return;
     } else if (flags.json) {
       for (size_t i = 0; i < outcome.choices.size(); ++i) {

@@ -213,6 +213,10 @@ void DispatchQueue::SetConnected(const std::string& group_id, uint64_t incarnati
   turn_wanted_ |= connected;
 }
 
+void DispatchQueue::NoteGone(const std::string& group_id, uint64_t incarnation) {
+  registry_.NoteGone(group_id, incarnation);
+}
+
 std::optional<TimePoint> DispatchQueue::next_turn() const {
   const std::optional<TimePoint> expiry = admission_.next_expiry();
   if (!expiry.has_value() || !replay_turn_.has_value()) return expiry;

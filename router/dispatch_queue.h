@@ -11,7 +11,9 @@
 // Replays wait replay_wait for a group, in which groups that restart are back; each costs a token of the retry budget.
 // What kills one group often kills others within a moment, so a replay of a group that is gone settles for
 // kReplaySettle first: it does not go to one that is about to follow. A request that was on two groups when they died
-// is quarantined: it is refused, and so are its like for a while. While the fate of its second group is open, it waits.
+// is quarantined: it is refused, and so are its like for a while. Only deaths that are known for sure count
+// (GroupFate), not leases that ran out: a partition says nothing of a request. While the fate of its second group is
+// open, it waits.
 //
 // Each call that was routed ends in exactly one of Start, Refusal and Withdraw.
 //
@@ -101,6 +103,7 @@ class DispatchQueue {
   absl::StatusOr<HeartbeatNews> Heartbeat(const DraftWorkerReport& report, TimePoint now);
   std::vector<const DraftWorkerView*> DraftWorkersOf(const std::string& group_id);
   void SetConnected(const std::string& group_id, uint64_t incarnation, bool connected);
+  void NoteGone(const std::string& group_id, uint64_t incarnation);
 
   // --- Turns.
   // Lost workers, those who waited too long, those who can go now. To be called when turn_wanted(), at next_turn() and

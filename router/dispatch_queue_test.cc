@@ -235,6 +235,30 @@ TEST(DispatchQueue, DoesNotQuarantineForGroupsThatDrainedOrOnlyLostTheirStream) 
   EXPECT_EQ(Started(decisions), std::vector<CallId>{1});
 }
 
+TEST(DispatchQueue, DoesNotQuarantineForGroupsWhoseLeasesRanOutUnlessNobodyListensThere) {
+  for (const bool died : {false, true}) {
+    DispatchQueue queue(TestOptions());
+    Join(queue, Group("a", 1));
+    Join(queue, Group("b", 1));
+    // A partition: nothing is heard of either any more.
+    TimePoint now = kStart;
+    DispatchQueue::Decisions decisions;
+    while (!queue.snapshot().groups.empty()) {
+      now += milliseconds(100);
+      queue.TakeTurn(now, true, decisions);
+    }
+    if (died) {
+      queue.NoteGone("a", 1);
+      queue.NoteGone("b", 1);
+    }
+    ASSERT_TRUE(queue.Heartbeat(Group("c", 1), now).ok());
+    queue.SetConnected("c", 1, true);
+    queue.Route(1, Replay(Needs(), now, {Life("a", 1), Life("b", 1)}), now, decisions);
+    EXPECT_EQ(decisions.refusals.size(), died ? 1 : 0);
+    EXPECT_EQ(Started(decisions), died ? std::vector<CallId>() : std::vector<CallId>{1});
+  }
+}
+
 TEST(DispatchQueue, MakesReplaysWaitForTheirBudget) {
   DispatchQueue::Options options = TestOptions();
   options.retry_budget = {.burst = 2, .per_second = 10};

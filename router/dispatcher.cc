@@ -273,6 +273,7 @@ Dispatcher::Client Dispatcher::MakeClient(const WorkerIdentity& who) {
                .clock = clock_,
                .gate = &gate_,
                .on_connected = [this, id = who.id, number](bool connected) { OnConnected(id, number, connected); },
+               .on_gone = [this, id = who.id, incarnation = who.incarnation] { OnGone(id, incarnation); },
                .on_stale = [this](StaleReason reason, int num_events) { metrics_->StaleEvents(reason, num_events); }})};
 }
 
@@ -282,6 +283,11 @@ void Dispatcher::OnConnected(const std::string& group_id, uint64_t client_number
   if (client == clients_.end() || client->second.number != client_number) return;
   queue_.SetConnected(group_id, client->second.incarnation, connected);
   WakeIfWanted();
+}
+
+void Dispatcher::OnGone(const std::string& group_id, uint64_t incarnation) {
+  MutexLock lock(mu_);
+  queue_.NoteGone(group_id, incarnation);
 }
 
 int Dispatcher::MaxModelLen(const ServedModel& model) const {

@@ -119,6 +119,7 @@ class Dispatcher {
   void Do(Work& work);
   Client MakeClient(const WorkerIdentity& who) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OnConnected(const std::string& group_id, uint64_t client_number, bool connected);
+  void OnGone(const std::string& group_id, uint64_t incarnation);
   void Wake() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void WakeIfWanted() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool LogOnce(const std::string& worker_id, uint64_t incarnation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

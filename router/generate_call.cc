@@ -7,8 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "router/error_details.h"
 #include "router/grpc_message.h"
-#include "router/grpc_status.h"
 #include "router/proto_conversions.h"
 #include "router/request_validation.h"
 #include "router/retry_after.h"
@@ -297,7 +297,7 @@ void GenerateCall::End(const absl::Status& status) {
     context_->AddTrailingMetadata(kRetryPushbackKey,
                                   absl::StrCat(std::chrono::duration_cast<std::chrono::milliseconds>(*after).count()));
   }
-  Finish(ToGrpcStatus(status));
+  Finish(ToClientStatus(status));
 }
 
 void GenerateCall::WriteStart() {

@@ -28,7 +28,7 @@
 namespace outrider::router {
 
 // Metadata of each call: the request's id with the first answer; with a refusal, in how many ms to come again (as
-// gRPC's retry design has it).
+// gRPC's retry design has it; error_details.h has it in google.rpc.RetryInfo too).
 inline constexpr char kRequestIdKey[] = "outrider-request-id";
 inline constexpr char kRetryPushbackKey[] = "grpc-retry-pushback-ms";
 

@@ -2,8 +2,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "router/error_details.h"
 #include "router/grpc_message.h"
-#include "router/grpc_status.h"
 #include "router/proto_conversions.h"
 #include "router/request_validation.h"
 
@@ -12,7 +12,7 @@ namespace {
 
 grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const absl::Status& status) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(status));
+  reactor->Finish(ToClientStatus(status));
   return reactor;
 }
 

@@ -1,10 +1,13 @@
 #include "router/target_client.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -19,6 +22,13 @@ constexpr Duration kBackoffMax = std::chrono::seconds(1);
 // A vocabulary of a million tokens with its merges; text::MakeTokenizer's bound with room for the encoding.
 constexpr int kMaxReceiveBytes = 128 << 20;
 constexpr std::chrono::seconds kFetchTimeout(30);
+
+// A connection was refused by the host itself, so nobody listens there. A partition, a machine that is off or a
+// process that stands still look otherwise. gRPC has no code for it: the system's words are in its message.
+bool NobodyListens(const absl::Status& status) {
+  return absl::IsUnavailable(status) && (absl::StrContains(status.message(), std::strerror(ECONNREFUSED)) ||
+                                         absl::StrContains(status.message(), std::strerror(ENOENT)));
+}
 
 }  // namespace
 
@@ -85,6 +95,10 @@ TargetClient::TargetClient(Options options) : options_(std::move(options)), back
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, static_cast<int>(ToMillis(options_.keepalive_time)));
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, static_cast<int>(ToMillis(options_.keepalive_timeout)));
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   arguments.SetMaxReceiveMessageSize(kMaxReceiveBytes);
   arguments.SetMaxSendMessageSize(-1);
   // Its own connection: another incarnation at the same address is another group.
@@ -229,8 +243,10 @@ void TargetClient::OnStreamEvents(v1::TargetEvents& events) {
 void TargetClient::OnStreamDone(const absl::Status& status) {
   absl::flat_hash_map<uint64_t, Attempt> attempts;
   bool tell = false;
+  bool gone = false;
   {
     MutexLock lock(mu_);
+    gone = !closed_ && NobodyListens(status);
     stream_.reset();
     writable_ = connected_ = write_in_flight_ = false;
     queued_.clear();
@@ -244,6 +260,7 @@ void TargetClient::OnStreamDone(const absl::Status& status) {
     LogWarning("stream to group ", options_.group_id, " at ", options_.address, " ended with ", attempts.size(),
                " requests on it: ", status.ok() ? "the group closed it" : std::string(status.message()));
   }
+  if (gone && options_.on_gone) options_.on_gone();
   options_.on_connected(false);
   const absl::Status lost = LostStatus(status);
   for (const auto& [request_id, attempt] : attempts) attempt.listener->OnTargetLost(request_id, lost);

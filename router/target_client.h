@@ -65,10 +65,17 @@ class TargetClient : public std::enable_shared_from_this<TargetClient> {
     // taken.
     uint64_t incarnation = 0;
     std::string address;
+    // HTTP/2 keepalive, also while nothing is asked of the group: one whose machine is gone, or to which the way is
+    // cut, has lost its stream after their sum at the latest. Longer than a lease on purpose: what a stopped process
+    // says after half a minute is still refused and counted (Fence), not lost.
+    Duration keepalive_time = std::chrono::seconds(20);
+    Duration keepalive_timeout = std::chrono::seconds(20);
     const Clock* clock = nullptr;  // outlives this
     CallGate* gate = nullptr;      // outlives this
     // The stream is up (a first message went out) or down. Called without a lock held.
     std::function<void(bool connected)> on_connected;
+    // Its host says that nobody listens at `address`: the process has ended. Called without a lock held; may be empty.
+    std::function<void()> on_gone;
     // Events were refused. Called without a lock held.
     std::function<void(StaleReason reason, int num_events)> on_stale;
   };

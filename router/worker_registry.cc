@@ -152,6 +152,7 @@ absl::StatusOr<HeartbeatNews> WorkerRegistry::Heartbeat(const GroupReport& repor
     absl::erase_if(drained_, [&](const auto& entry) { return !group_incarnations_.contains(entry.first); });
     drained_[group.id] = group.incarnation;
   }
+  gone_.erase(group.id);
   group_detector_.Heard(report.who.id, now);
   return news;
 }
@@ -246,8 +247,21 @@ GroupFate WorkerRegistry::FateOf(const GroupRef& group) const {
     if (view->draining) return GroupFate::kDrained;
     return view->usable() && !view->held ? GroupFate::kServes : GroupFate::kUnknown;
   }
-  const auto drained = drained_.find(group.group_id);
-  return drained != drained_.end() && drained->second == group.incarnation ? GroupFate::kDrained : GroupFate::kDied;
+  const auto is_this_life = [&](const absl::flat_hash_map<std::string, uint64_t>& lives) {
+    const auto it = lives.find(group.group_id);
+    return it != lives.end() && it->second == group.incarnation;
+  };
+  if (is_this_life(drained_)) return GroupFate::kDrained;
+  const auto last = group_incarnations_.find(group.group_id);
+  const bool has_successor = last != group_incarnations_.end() && last->second > group.incarnation;
+  return has_successor || is_this_life(gone_) ? GroupFate::kDied : GroupFate::kSilent;
+}
+
+void WorkerRegistry::NoteGone(const std::string& id, uint64_t incarnation) {
+  const auto last = group_incarnations_.find(id);
+  if (last == group_incarnations_.end() || last->second != incarnation) return;
+  absl::erase_if(gone_, [&](const auto& entry) { return !group_incarnations_.contains(entry.first); });
+  gone_[id] = incarnation;
 }
 
 void WorkerRegistry::SetConnected(absl::string_view id, uint64_t incarnation, bool connected) {

@@ -76,7 +76,8 @@ enum class GroupFate : uint8_t {
   kServes,   // it goes on
   kUnknown,  // it is registered, but can not be reached or does not serve
   kDrained,  // it was told to end
-  kDied,
+  kSilent,   // its lease ran out, and nothing says why: the network, the machine, or a process that stands still
+  kDied,     // a later life of it is known, or its host says that nobody listens where it was
 };
 
 struct LostWorker {
@@ -107,6 +108,9 @@ class WorkerRegistry {
   const GroupView* FindGroup(absl::string_view id, uint64_t incarnation) const;
 
   GroupFate FateOf(const GroupRef& group) const;
+  // The host of a group's life answers, and nobody listens at its address: this life has ended, unless it is heard of
+  // again. Of another incarnation than the last that was heard: nothing happens.
+  void NoteGone(const std::string& id, uint64_t incarnation);
 
   // This router's side of a group. Of an unknown group or another incarnation: nothing happens.
   void SetConnected(absl::string_view id, uint64_t incarnation, bool connected);
@@ -141,6 +145,8 @@ class WorkerRegistry {
   absl::flat_hash_map<std::string, uint64_t> draft_incarnations_;
   // The last incarnation that said it drains, of those in group_incarnations_.
   absl::flat_hash_map<std::string, uint64_t> drained_;
+  // The last incarnation that nobody listens for any more, likewise.
+  absl::flat_hash_map<std::string, uint64_t> gone_;
   DraftPairing pairing_;
   bool pairing_is_old_ = false;  // workers or groups came or went
   bool pairing_is_due_ = false;  // measurements may say better by now

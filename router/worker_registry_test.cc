@@ -50,6 +50,27 @@ TEST(WorkerRegistry, RefusesOlderIncarnationsAlsoOfWorkersThatAreGone) {
   EXPECT_EQ(*registry.Heartbeat(Group("a", 5), kStart), HeartbeatNews::kJoined);
 }
 
+TEST(WorkerRegistry, KnowsADeathFromSilence) {
+  WorkerRegistry registry = Make();
+  ASSERT_TRUE(registry.Heartbeat(Group("a", 1), kStart).ok());
+  ASSERT_TRUE(registry.Heartbeat(Group("b", 1), kStart).ok());
+  for (int ms = 0; ms <= 1000; ms += 250) registry.Expire(kStart + milliseconds(ms));
+  const auto fate = [&](const std::string& id, uint64_t incarnation) {
+    return registry.FateOf({.group_id = id, .incarnation = incarnation});
+  };
+  EXPECT_EQ(fate("a", 1), GroupFate::kSilent);
+  registry.NoteGone("a", 1);
+  registry.NoteGone("b", 2);  // not the life that was heard of
+  EXPECT_EQ(fate("a", 1), GroupFate::kDied);
+  EXPECT_EQ(fate("b", 1), GroupFate::kSilent);
+  // It was alive after all.
+  ASSERT_TRUE(registry.Heartbeat(Group("a", 1), kStart).ok());
+  EXPECT_EQ(fate("a", 1), GroupFate::kUnknown);
+  // Another life began.
+  ASSERT_TRUE(registry.Heartbeat(Group("b", 2), kStart).ok());
+  EXPECT_EQ(fate("b", 1), GroupFate::kDied);
+}
+
 TEST(WorkerRegistry, ForgetsTheLoadAndTheStreamOfAPastIncarnation) {
   WorkerRegistry registry = Make();
   ASSERT_TRUE(registry.Heartbeat(Group("a", 1), kStart).ok());

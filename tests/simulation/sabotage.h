@@ -23,6 +23,7 @@ enum class Sabotage : uint8_t {
   kDrainDropsStreams,        // SIGTERM ends a router's open streams
   kSilentRankUnnoticed,      // nobody looks whether ranks are silent
   kIgnoresLostGroups,        // a group whose lease ran out is not given up
+  kSilenceIsDeath,           // a lease that ran out counts as the death of a group
 };
 
 struct NamedSabotage {
@@ -31,7 +32,7 @@ struct NamedSabotage {
   const char* scenario;  // where it shows
 };
 
-inline constexpr std::array<NamedSabotage, 14> kSabotages = {{
+inline constexpr std::array<NamedSabotage, 15> kSabotages = {{
     {Sabotage::kAcceptsDraftUnverified, "accepts-draft-unverified", "lying_drafts"},
     {Sabotage::kSkipsRollback, "skips-rollback", "lying_drafts"},
     {Sabotage::kReplaysWithoutDelivered, "replays-without-delivered", "group_crash"},
@@ -46,6 +47,7 @@ inline constexpr std::array<NamedSabotage, 14> kSabotages = {{
     {Sabotage::kDrainDropsStreams, "drain-drops-streams", "rolling_restart"},
     {Sabotage::kSilentRankUnnoticed, "silent-rank-unnoticed", "rank_faults"},
     {Sabotage::kIgnoresLostGroups, "ignores-lost-groups", "silent_loss"},
+    {Sabotage::kSilenceIsDeath, "silence-is-death", "partition"},
 }};
 
 }  // namespace outrider::simulation

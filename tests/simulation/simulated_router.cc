@@ -124,6 +124,8 @@ absl::StatusOr<Message> SimulatedRouter::OnHeartbeat(const google::protobuf::Mes
                life_->queue.SetConnected(id, incarnation, connected);
                Kick();
              },
+         .on_gone = [this, id = report.who.id,
+                     incarnation = report.who.incarnation] { life_->queue.NoteGone(id, incarnation); },
          .on_event = [this](uint64_t call_id, google::protobuf::Message& event) { OnTargetEvent(call_id, event); },
          .on_hand_over = [this](uint64_t call_id, uint64_t attempt_id) { OnHandOver(call_id, attempt_id); },
          .on_lost = [this](uint64_t call_id, uint64_t attempt_id,
@@ -170,6 +172,7 @@ void SimulatedRouter::Route(Call& call, r::RouteCall route) {
 void SimulatedRouter::Resolve(r::DispatchQueue::Decisions& decisions) {
   for (const r::LostWorker& lost : decisions.lost) {
     world_.Say(process_, "lost", {{"group", lost.is_group}, {"incarnation", static_cast<int64_t>(lost.incarnation)}});
+    if (lost.is_group && world_.sabotage == Sabotage::kSilenceIsDeath) life_->queue.NoteGone(lost.id, lost.incarnation);
     const auto it = life_->clients.find(lost.id);
     if (!lost.is_group || it == life_->clients.end()) continue;
     if (world_.sabotage == Sabotage::kIgnoresLostGroups) continue;

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "tests/simulation/simulated_target.h"
 
 namespace outrider::simulation {
@@ -101,6 +102,7 @@ void TargetLink::OnEvents(v1::TargetEvents& events) {
 }
 
 void TargetLink::OnDone(const absl::Status& why) {
+  if (!connected_ && !closed_ && absl::StrContains(why.message(), "reset by peer")) options_.on_gone();
   stream_.reset();
   connected_ = write_in_flight_ = false;
   queued_.reset();

@@ -22,6 +22,8 @@ class TargetLink : public std::enable_shared_from_this<TargetLink> {
     uint64_t incarnation = 0;
     std::string address;
     std::function<void(bool connected)> on_connected;
+    // A connection was refused: nobody listens for this life any more.
+    std::function<void()> on_gone;
     // `event` is a v1::TargetEvent of an attempt of that call.
     std::function<void(uint64_t call_id, google::protobuf::Message& event)> on_event;
     std::function<void(uint64_t call_id, uint64_t attempt_id)> on_hand_over;

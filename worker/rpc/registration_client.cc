@@ -18,6 +18,8 @@ constexpr int kFirstIntervalMs = 250;
 constexpr int kIntervalMsMin = 20;
 constexpr int kIntervalMsMax = 60'000;
 constexpr std::chrono::milliseconds kCallTimeout(2'000);
+constexpr int kKeepaliveTimeMs = 5'000;
+constexpr int kKeepaliveTimeoutMs = 5'000;
 
 }  // namespace
 
@@ -53,6 +55,11 @@ void RegistrationClient::Run() {
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+  // A router whose machine is gone is left after their sum, so that one that takes its address is found.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   const auto channel =
       grpc::CreateCustomChannel(options_.router_address, grpc::InsecureChannelCredentials(), arguments);
   const auto stub = v1::Cluster::NewStub(channel);

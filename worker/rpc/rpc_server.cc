@@ -15,6 +15,8 @@ namespace outrider {
 namespace {
 
 constexpr Duration kHealthInterval = std::chrono::milliseconds(100);
+constexpr int kKeepaliveTimeMs = 20'000;
+constexpr int kKeepaliveTimeoutMs = 10'000;
 
 // unix:PATH names a socket; it has no port.
 constexpr std::string_view kUnixPrefix = "unix:";
@@ -58,7 +60,11 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptio
   grpc::ServerBuilder builder;
   // Without this two processes could share a port and each get half of the calls.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  // Peers may ask an idle connection whether it lives (draft_link.cc).
+  // A router or a group that vanished without a word is found after their sum, and what runs for it is freed.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // Peers may ask an idle connection whether it lives (draft_link.cc, router/target_client.cc).
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
   builder.SetMaxReceiveMessageSize(options.max_message_bytes);
