@@ -16,6 +16,7 @@ struct DeviceArgMaxArgs {
   int num_rows = 0;               // 0 is allowed and launches nothing
   int vocab_size = 0;
   int32_t* token_ids = nullptr;  // [num_rows], device
+  float* best_logits = nullptr;  // [num_rows], device, or null: the highest logits, also where no id is chosen
 };
 
 // kInvalidShape; kNullPointer.
