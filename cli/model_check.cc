@@ -22,10 +22,11 @@ absl::Status CheckModels(const ClusterOptions& options) {
     if (const absl::Status usable = CheckCuda(0); !usable.ok()) {
       return absl::Status(usable.code(), absl::StrCat("--device cuda: ", usable.message()));
     }
-    if (options.tensor_parallel_size > 1) {
-      return absl::UnimplementedError(absl::StrCat("--tensor-parallel-size ", options.tensor_parallel_size,
-                                                   " with --device cuda: this build computes on one GPU a group; use "
-                                                   "--tensor-parallel-size 1, or --device cpu"));
+    if (static_cast<int>(options.tensor_parallel_size) > NumCudaDevices()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "--tensor-parallel-size ", options.tensor_parallel_size, " with --device cuda: ", NumCudaDevices(),
+          " GPUs are visible, and each rank needs one; see CUDA_VISIBLE_DEVICES, or use "
+          "--device cpu"));
     }
   }
   ASSIGN_OR_RETURN(const ModelDescription target, Describe(options.model));

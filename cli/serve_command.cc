@@ -126,11 +126,12 @@ absl::Status RunServe(ClusterOptions options) {
   SetLogProcess("serve");
   RETURN_IF_ERROR(Validate(options));
   RETURN_IF_ERROR(SetLogFormat(options.log_format));
+  // Before looking for GPUs: their driver starts threads, which would take the signals that are waited for here.
+  Supervisor::BlockSignals();
   RETURN_IF_ERROR(CheckModels(options));
   ASSIGN_OR_RETURN(options.grpc_port, ProbePort(options.host, options.grpc_port));
   ASSIGN_OR_RETURN(const std::unique_ptr<RuntimeFolder> folder, RuntimeFolder::Make());
 
-  Supervisor::BlockSignals();
   std::random_device random;
   Supervisor supervisor({.program = std::filesystem::read_symlink("/proc/self/exe").string(), .seed = random()});
   const std::vector<UnitPlan> units =

@@ -24,6 +24,7 @@
 #include "worker/group/step_progress.h"
 #include "worker/model/loaded_model.h"
 #include "worker/model/model_runner.h"
+#include "worker/parallel/device_transport.h"
 #include "worker/rpc/draft_connections.h"
 #include "worker/rpc/group_client.h"
 #include "worker/rpc/group_service.h"
@@ -73,16 +74,10 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> Load(const v1::TargetConfig& config
   options.world_size = static_cast<int>(config.tensor_parallel_size());
   options.num_threads = ResolveThreads(config.threads(), config.tensor_parallel_size());
   options.max_model_len = static_cast<int>(config.max_model_len());
-  options.device_index = options.rank;
-  ASSIGN_OR_RETURN(options.device, ResolveDevice(config.device(), options.numerics, options.device_index));
-  if (options.device == Device::kCuda && options.world_size > 1) {
-    if (config.device() == "cuda") {
-      return absl::UnimplementedError(
-          absl::StrCat("tensor_parallel_size is ", options.world_size,
-                       ", but this build computes on one GPU a group; use 1, or device cpu"));
-    }
-    options.device = Device::kCpu;
-  }
+  ASSIGN_OR_RETURN(const RankDevice place,
+                   ResolveRankDevice(config.device(), options.numerics, options.rank, options.world_size));
+  options.device = place.device;
+  options.device_index = place.index;
   return LoadModel(config.model(), options);
 }
 
@@ -92,7 +87,9 @@ RunnerOptions MakeRunnerOptions(const v1::TargetConfig& config, const LoadedMode
           .num_kv_blocks = static_cast<int>(num_kv_blocks),
           .block_size = static_cast<int>(config.block_size()),
           .max_step_tokens = ResolveMaxStepTokens(config.max_step_tokens(), config.max_sequences(), model.device()),
-          .max_sequences = static_cast<int>(config.max_sequences())};
+          .max_sequences = static_cast<int>(config.max_sequences()),
+          // Its name was checked with the other settings.
+          .transport = ParseDeviceTransport(config.gpu_transport()).value_or(DeviceTransport::kAuto)};
 }
 
 absl::StatusOr<int> NumBlocks(const v1::TargetConfig& config, const LoadedModel& model) {

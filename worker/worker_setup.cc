@@ -12,6 +12,7 @@
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
 #include "worker/model/cuda_backend.h"
+#include "worker/parallel/device_transport.h"
 #include "worker/sequence/request.h"
 #include "worker/step/draft_offer.h"  // kMaxLookahead
 
@@ -55,6 +56,14 @@ absl::StatusOr<Device> ResolveDevice(const std::string& device, Numerics numeric
   if (usable.ok()) return Device::kCuda;
   if (device == "auto") return Device::kCpu;
   return absl::Status(usable.code(), absl::StrCat("device is cuda: ", usable.message()));
+}
+
+absl::StatusOr<RankDevice> ResolveRankDevice(const std::string& device, Numerics numerics, int rank, int world_size) {
+  const int num_gpus = NumCudaDevices();
+  if (device == "auto" && world_size > 1 && num_gpus < world_size) return RankDevice{};
+  RankDevice resolved{.index = num_gpus > 0 ? rank % num_gpus : rank};
+  ASSIGN_OR_RETURN(resolved.device, ResolveDevice(device, numerics, resolved.index));
+  return resolved;
 }
 
 absl::StatusOr<Numerics> ParseNumerics(const std::string& numerics) {
@@ -152,6 +161,7 @@ absl::Status Validate(const v1::TargetConfig& config) {
         absl::StrCat("leader_address is not set; rank ", config.rank(), " needs the address of rank 0"));
   }
   RETURN_IF_ERROR(CheckDevice(config.device()));
+  RETURN_IF_ERROR(ParseDeviceTransport(config.gpu_transport()).status());
   RETURN_IF_ERROR(ParseNumerics(config.numerics()).status());
   RETURN_IF_ERROR(CheckUtilization(config.gpu_memory_utilization()));
   RETURN_IF_ERROR(ParseLookahead(config.lookahead()).status());

@@ -58,6 +58,16 @@ TEST(ResolveDevice, TakesTheCpuWhereNoGpuCanBeUsedAndSaysWhyWhenOneIsAskedFor) {
   EXPECT_EQ(ResolveDevice("tpu", Numerics::kInvariant, 0).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(ResolveRankDevice, RanksOfAGroupDoNotDifferWhereThereAreTooFewGpus) {
+  // A build without CUDA sees no GPU.
+  for (int rank = 0; rank < 3; ++rank) {
+    const auto resolved = ResolveRankDevice("auto", Numerics::kInvariant, rank, 3);
+    ASSERT_TRUE(resolved.ok());
+    EXPECT_EQ(resolved->device, Device::kCpu);
+  }
+  EXPECT_FALSE(ResolveRankDevice("cuda", Numerics::kInvariant, 1, 2).ok());
+}
+
 TEST(ValidateTarget, NamesADeviceAndAShareOfMemoryThatCanNotBe) {
   v1::TargetConfig config = GoodTarget();
   config.set_device("tpu");

@@ -256,24 +256,24 @@ void Exactness::ExpectExact(const std::string& target_path) {
 }
 
 TEST_P(Exactness, IdsDependOnNothingThatMustNotMatter) {
-  if (!TestDeviceHas(GetParam())) GTEST_SKIP() << "one rank a group on GPUs";
+  if (!TestDeviceHas(GetParam())) GTEST_SKIP() << "fewer GPUs than ranks";
   ExpectExact(WriteTinyModel(TargetOptions()));
 }
 
 // Keys and queries are normed head by head.
 TEST_P(Exactness, IdsOfQwen3DependOnNothingThatMustNotMatter) {
-  if (!TestDeviceHas(GetParam())) GTEST_SKIP() << "one rank a group on GPUs";
+  if (!TestDeviceHas(GetParam())) GTEST_SKIP() << "fewer GPUs than ranks";
   ExpectExact("worker/model/testdata/hf/qwen3");
 }
 
 // A window of 8 positions: shorter than a span of a draft, a block of KV and a chunk of a prompt.
 TEST_P(Exactness, IdsBehindASlidingWindowDependOnNothingThatMustNotMatter) {
-  if (!TestDeviceHas(GetParam())) GTEST_SKIP() << "one rank a group on GPUs";
+  if (!TestDeviceHas(GetParam())) GTEST_SKIP() << "fewer GPUs than ranks";
   ExpectExact("worker/model/testdata/hf/mistral-window");
 }
 
 TEST_P(Exactness, PlantedFaultsAreFound) {
-  if (!TestDeviceHas(GetParam())) GTEST_SKIP() << "one rank a group on GPUs";
+  if (!TestDeviceHas(GetParam())) GTEST_SKIP() << "fewer GPUs than ranks";
   const uint64_t seed = Seed();
   const RankedModel target = LoadRanked(WriteTinyModel(TargetOptions()), GetParam());
   const RankedModel draft = LoadRanked(DraftPath(), 1);

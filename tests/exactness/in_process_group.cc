@@ -16,8 +16,9 @@ namespace outrider {
 RankedModel LoadRanked(const std::string& path, int world_size, Numerics numerics) {
   RankedModel model;
   for (int rank = 0; rank < world_size; ++rank) {
-    auto loaded =
-        LoadModel(path, {.device = TestDevice(), .numerics = numerics, .rank = rank, .world_size = world_size});
+    auto loaded = LoadModel(
+        path,
+        {.device = TestDevice(), .device_index = rank, .numerics = numerics, .rank = rank, .world_size = world_size});
     EXPECT_TRUE(loaded.ok()) << loaded.status().message();
     model.ranks.push_back(*std::move(loaded));
   }
@@ -28,8 +29,10 @@ GroupOutcome RunGroup(const RankedModel& model, const GroupSettings& settings, c
                       bool all_at_once, std::unique_ptr<DraftSource> source) {
   const int world_size = static_cast<int>(model.ranks.size());
   auto communicators = CreateLoopbackCommunicators(world_size);
-  std::vector<std::unique_ptr<ModelRunner>> runners;
-  for (int rank = 0; rank < world_size; ++rank) {
+  std::vector<std::unique_ptr<ModelRunner>> runners(static_cast<size_t>(world_size));
+  std::vector<std::thread> followers;
+  // On GPUs the ranks meet as their runners are made.
+  const auto make_runner = [&](int rank) {
     auto runner = model.ranks[rank]->CreateRunner({.communicator = communicators[rank].get(),
                                                    .num_kv_blocks = settings.num_blocks,
                                                    .block_size = settings.block_size,
@@ -37,9 +40,12 @@ GroupOutcome RunGroup(const RankedModel& model, const GroupSettings& settings, c
                                                    .max_sequences = settings.max_sequences,
                                                    .fault = settings.fault});
     EXPECT_TRUE(runner.ok()) << runner.status().message();
-    runners.push_back(*std::move(runner));
-  }
-  std::vector<std::thread> followers;
+    runners[rank] = *std::move(runner);
+  };
+  for (int rank = 1; rank < world_size; ++rank) followers.emplace_back(make_runner, rank);
+  make_runner(0);
+  for (std::thread& follower : followers) follower.join();
+  followers.clear();
   for (int rank = 1; rank < world_size; ++rank) {
     followers.emplace_back([&, rank] {
       const absl::Status status = RunFollower(*runners[rank], *communicators[rank]);

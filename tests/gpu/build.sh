@@ -12,6 +12,7 @@ bazel=${BAZEL:-bazel}
 
 programs=(
   kernels/attention/device_attention_test
+  kernels/collective/device_all_reduce_test
   kernels/embedding/device_embedding_test
   kernels/gemm/device_gemm_bench
   kernels/gemm/device_gemm_test
@@ -19,7 +20,11 @@ programs=(
   kernels/norm/device_rms_norm_test
   kernels/sampling/device_argmax_test
   tests/exactness/exactness_test
+  tests/integration/fault_test
+  worker/model/all_reduce_device_bench
+  worker/model/cuda_all_reduce_test
   worker/model/cuda_model_test
+  worker/model/engine_bench
   worker/model/goldens_test
   outrider
 )
@@ -41,6 +46,7 @@ for program in "$folder"/bin/*; do
     xargs -r cp -Lfu -t "$folder/lib"
 done
 install -m 755 tests/gpu/run.sh "$folder/"
+ln -sfn bin/outrider "$folder/outrider"  # where tests of processes look for it
 # What tests read, at the places where they look for it.
 mkdir -p "$folder/deploy/models" "$folder/worker/model/testdata" "$folder/.cache/models"
 cp -u deploy/models/*.gguf "$folder/deploy/models/"

@@ -13,6 +13,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "worker/model/testing/test_device.h"
 
 namespace outrider {
 namespace {
@@ -67,6 +68,7 @@ ClusterOptions TestCluster() {
   options.grpc_port = 0;
   options.metrics_port = 0;
   options.max_model_len = 512;
+  if (TestDevice() == Device::kCuda) options.device = "cuda";
   return options;
 }
 

@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/integration/cluster_fixture.h"
 #include "tests/integration/process_fixture.h"
+#include "worker/model/testing/test_device.h"
 
 namespace outrider {
 namespace {
@@ -158,6 +159,7 @@ TEST(Faults, AStoppedDraftWorkerCostsNothingAndIsReplaced) {
 }
 
 TEST(Faults, AStoppedOrKilledRankOfEitherKindIsReplacedAndStreamsGoOn) {
+  if (!TestDeviceHas(2)) GTEST_SKIP() << "fewer GPUs than ranks";
   ClusterOptions options = TestCluster();
   options.tensor_parallel_size = 2;
   const auto cluster = StartCluster(options);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
+#include <optional>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -19,18 +19,12 @@
 #include "kernels/rope/rope.h"
 #include "worker/model/host_buffer.h"
 #include "worker/model/kernel_status.h"
-#include "worker/model/plain_greedy.h"
+#include "worker/model/sharded_sampling.h"
 
 namespace outrider {
 namespace {
 
 using kernels::KernelError;
-
-// What a rank says of one row of its part of the vocabulary when rows are chosen by their highest logit alone.
-struct ShardBest {
-  float value = -std::numeric_limits<float>::infinity();
-  TokenId token_id = -1;  // -1: this rank's logits are not finite
-};
 
 ShardBest BestOf(const float* logits, const IndexRange& vocab) {
   const int size = static_cast<int>(vocab.size());
@@ -41,7 +35,7 @@ ShardBest BestOf(const float* logits, const IndexRange& vocab) {
   return {ShardBest{}.value, all_lowest ? static_cast<TokenId>(vocab.first) : -1};
 }
 
-class CpuOps final : public Ops {
+class CpuOps final : public Ops, private ShardLogits {
  public:
   explicit CpuOps(const CpuOpsOptions& options)
       : options_(options),
@@ -54,7 +48,11 @@ class CpuOps final : public Ops {
         hidden_size_(config_.hidden_size),
         q_size_(shard_.heads.size() * config_.head_dim),
         kv_size_(shard_.kv_heads.size() * config_.head_dim),
-        intermediate_size_(shard_.intermediate.size()) {}
+        intermediate_size_(shard_.intermediate.size()) {
+    if (world_size_ > 1) {
+      sharded_.emplace(*options.plan, options.rank, config_.vocab_size, *options.communicator, pool_);
+    }
+  }
 
   absl::Status Init() {
     const int64_t rows = options_.max_step_tokens;
@@ -78,7 +76,6 @@ class CpuOps final : public Ops {
         KernelStatus(kernels::RopeTable::Create(config_.rope, options_.max_positions, &rope_table_), "rope table"));
     const int64_t widest = std::max<int64_t>({hidden_size_, q_size_, intermediate_size_});
     RETURN_IF_ERROR(KernelStatus(gemm_workspace_.Reserve(rows, widest), "product workspace"));
-    bytes_of_rank_.resize(world_size_);
     return absl::OkStatus();
   }
 
@@ -215,7 +212,7 @@ class CpuOps final : public Ops {
 
   absl::Status SampleVerify(std::span<kernels::VerifySpan> spans, std::span<const int> first_logit_rows,
                             std::span<kernels::VerifiedSpan> results) override {
-    if (world_size_ > 1) return SampleVerifySharded(spans, first_logit_rows, results);
+    if (sharded_.has_value()) return sharded_->SampleVerify(spans, first_logit_rows, *this, results);
     for (size_t i = 0; i < spans.size(); ++i) {
       spans[i].logits = LogitsRow(first_logit_rows[i]);
       spans[i].logits_stride = activations_.logits.stride;
@@ -304,108 +301,12 @@ class CpuOps final : public Ops {
     return absl::OkStatus();
   }
 
-  // The vocabulary is split over ranks. Spans chosen by their highest logit exchange (value, id) a row; the others
-  // gather whole rows. Both give what one rank with all logits would choose.
-  absl::Status SampleVerifySharded(std::span<kernels::VerifySpan> spans, std::span<const int> first_logit_rows,
-                                   std::span<kernels::VerifiedSpan> results) {
-    greedy_spans_.clear();
-    gathered_spans_.clear();
-    int64_t num_greedy_rows = 0;
-    int64_t num_gathered_rows = 0;
-    for (size_t i = 0; i < spans.size(); ++i) {
-      const int64_t num_rows = static_cast<int64_t>(spans[i].draft_ids.size()) + 1;
-      if (IsPlainGreedy(spans[i])) {
-        greedy_spans_.push_back(i);
-        num_greedy_rows += num_rows;
-      } else {
-        gathered_spans_.push_back(i);
-        num_gathered_rows += num_rows;
-      }
-    }
-    if (num_greedy_rows > 0) RETURN_IF_ERROR(VerifyGreedy(num_greedy_rows, spans, first_logit_rows, results));
-    if (num_gathered_rows > 0) RETURN_IF_ERROR(VerifyGathered(num_gathered_rows, spans, first_logit_rows, results));
+  absl::Status Best(std::span<const int> rows, std::span<ShardBest> best) override {
+    pool_.ParallelFor(static_cast<int64_t>(rows.size()),
+                      [&](int64_t i) { best[i] = BestOf(LogitsRow(rows[i]), shard_.vocab); });
     return absl::OkStatus();
   }
-
-  absl::Status VerifyGreedy(int64_t num_rows, std::span<const kernels::VerifySpan> spans,
-                            std::span<const int> first_logit_rows, std::span<kernels::VerifiedSpan> results) {
-    shard_best_.resize(num_rows);
-    all_best_.resize(num_rows * world_size_);
-    greedy_rows_.clear();
-    for (const size_t i : greedy_spans_) {
-      for (size_t j = 0; j <= spans[i].draft_ids.size(); ++j) {
-        greedy_rows_.push_back(first_logit_rows[i] + static_cast<int>(j));
-      }
-    }
-    pool_.ParallelFor(num_rows,
-                      [&](int64_t row) { shard_best_[row] = BestOf(LogitsRow(greedy_rows_[row]), shard_.vocab); });
-    std::fill(bytes_of_rank_.begin(), bytes_of_rank_.end(), num_rows * static_cast<int64_t>(sizeof(ShardBest)));
-    RETURN_IF_ERROR(options_.communicator->AllGather(shard_best_.data(), bytes_of_rank_.data(), all_best_.data()));
-
-    int64_t row = 0;
-    for (const size_t i : greedy_spans_) {
-      VerifyPlainGreedy(
-          spans[i], [&](size_t j) { return BestOfRanks(row + static_cast<int64_t>(j), num_rows); }, &results[i]);
-      row += static_cast<int64_t>(spans[i].draft_ids.size()) + 1;
-    }
-    return absl::OkStatus();
-  }
-
-  // The highest logit over all ranks, ties to the lowest rank and so to the lowest id; -1 if the row is not finite.
-  TokenId BestOfRanks(int64_t row, int64_t num_rows) const {
-    ShardBest best;
-    for (int rank = 0; rank < world_size_; ++rank) {
-      const ShardBest& candidate = all_best_[rank * num_rows + row];
-      if (candidate.token_id < 0) return -1;
-      if (best.token_id < 0 || candidate.value > best.value) best = candidate;
-    }
-    return best.value == ShardBest{}.value ? -1 : best.token_id;
-  }
-
-  absl::Status VerifyGathered(int64_t num_rows, std::span<const kernels::VerifySpan> spans,
-                              std::span<const int> first_logit_rows, std::span<kernels::VerifiedSpan> results) {
-    const int64_t shard_size = shard_.vocab.size();
-    const int64_t vocab_size = config_.vocab_size;
-    send_logits_.resize(num_rows * shard_size);
-    received_logits_.resize(num_rows * vocab_size);
-    full_logits_.resize(num_rows * vocab_size);
-    int64_t row = 0;
-    for (const size_t i : gathered_spans_) {
-      for (size_t j = 0; j <= spans[i].draft_ids.size(); ++j, ++row) {
-        std::memcpy(send_logits_.data() + row * shard_size, LogitsRow(first_logit_rows[i] + static_cast<int>(j)),
-                    static_cast<size_t>(shard_size) * sizeof(float));
-      }
-    }
-    for (int rank = 0; rank < world_size_; ++rank) {
-      bytes_of_rank_[rank] = num_rows * options_.plan->ranks[rank].vocab.size() * static_cast<int64_t>(sizeof(float));
-    }
-    RETURN_IF_ERROR(
-        options_.communicator->AllGather(send_logits_.data(), bytes_of_rank_.data(), received_logits_.data()));
-    // [rank][row][its part] to [row][vocabulary]
-    const float* source = received_logits_.data();
-    for (const RankShard& rank : options_.plan->ranks) {
-      const int64_t size = rank.vocab.size();
-      for (int64_t r = 0; r < num_rows; ++r, source += size) {
-        std::memcpy(full_logits_.data() + r * vocab_size + rank.vocab.first, source,
-                    static_cast<size_t>(size) * sizeof(float));
-      }
-    }
-    gathered_inputs_.clear();
-    gathered_results_.resize(gathered_spans_.size());
-    row = 0;
-    for (const size_t i : gathered_spans_) {
-      kernels::VerifySpan span = spans[i];
-      span.logits = full_logits_.data() + row * vocab_size;
-      span.logits_stride = vocab_size;
-      row += static_cast<int64_t>(span.draft_ids.size()) + 1;
-      gathered_inputs_.push_back(std::move(span));
-    }
-    RETURN_IF_ERROR(KernelStatus(
-        kernels::VerifyDrafts(gathered_inputs_, config_.vocab_size, gathered_results_, pool_, sampling_scratch_),
-        "sampling"));
-    for (size_t n = 0; n < gathered_spans_.size(); ++n) std::swap(results[gathered_spans_[n]], gathered_results_[n]);
-    return absl::OkStatus();
-  }
+  absl::StatusOr<Rows> All() override { return Rows{LogitsRow(0), activations_.logits.stride}; }
 
   const CpuOpsOptions options_;
   const ModelConfig& config_;
@@ -430,15 +331,7 @@ class CpuOps final : public Ops {
   kernels::AttentionWorkspace attention_workspace_;
   std::vector<kernels::SamplingScratch> sampling_scratch_;
 
-  // Of SampleVerifySharded; kept between steps for their memory.
-  std::vector<int64_t> bytes_of_rank_;  // [world_size]
-  std::vector<size_t> greedy_spans_, gathered_spans_;
-  std::vector<int> greedy_rows_;
-  std::vector<ShardBest> shard_best_;  // [greedy rows]
-  std::vector<ShardBest> all_best_;    // [world_size, greedy rows]
-  std::vector<float> send_logits_, received_logits_, full_logits_;
-  std::vector<kernels::VerifySpan> gathered_inputs_;
-  std::vector<kernels::VerifiedSpan> gathered_results_;
+  std::optional<ShardedSampling> sharded_;  // more than one rank
 };
 
 }  // namespace

@@ -44,6 +44,11 @@ absl::Status CheckCuda(int device_index) {
   return absl::OkStatus();
 }
 
+int NumCudaDevices() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
 std::string CudaNumericsName() { return "CUDA sm_90a, BF16 products, F16 KV"; }
 
 int64_t CudaKvBytesPerBlock(const ModelConfig& config, const RankShard& shard, int block_size) {

@@ -17,6 +17,7 @@
 #include "worker/model/shard_plan.h"
 #include "worker/model/weights.h"
 #include "worker/parallel/communicator.h"
+#include "worker/parallel/device_transport.h"
 
 namespace outrider {
 
@@ -24,6 +25,9 @@ namespace outrider {
 // naming what was found and what is needed: no driver, a driver older than the build's CUDA, no such GPU, or one of
 // another compute capability than the kernels were built for.
 absl::Status CheckCuda(int device_index);
+
+// GPUs that this process sees; 0 without CUDA or a driver.
+int NumCudaDevices();
 
 // The matrices of one rank in the memory of its GPU: bf16, packed for the products; q, k, v side by side in one, gate
 // and up in turn in another. Vectors stay with `Weights`.
@@ -68,7 +72,8 @@ struct CudaOpsOptions {
   const CudaWeights* matrices = nullptr;
   int device_index = 0;
   Communicator* communicator = nullptr;
-  kernels::ThreadPool* pool = nullptr;  // samples rows that are not plain greedy
+  DeviceTransport transport = DeviceTransport::kAuto;  // between ranks
+  kernels::ThreadPool* pool = nullptr;                 // samples rows that are not plain greedy
   int num_kv_blocks = 0;
   int block_size = 16;
   int max_step_tokens = 0;
@@ -83,8 +88,9 @@ struct CudaOpsOptions {
 // RESOURCE_EXHAUSTED with the arithmetic if nothing is left.
 absl::StatusOr<int64_t> CudaKvBytesAvailable(const CudaOpsOptions& options, double memory_utilization);
 
-// Every pointer outlives the result. RESOURCE_EXHAUSTED naming what did not fit; INVALID_ARGUMENT for a block size that
-// attention has no layout for.
+// A collective of the group. Every pointer outlives the result. RESOURCE_EXHAUSTED naming what did not fit; with more
+// than one rank the errors of ChooseTransport (worker/parallel/device_transport.h) and of the communicator;
+// INVALID_ARGUMENT for a block size that attention has no layout for.
 absl::StatusOr<std::unique_ptr<Ops>> CreateCudaOps(const CudaOpsOptions& options);
 
 }  // namespace outrider

@@ -12,6 +12,7 @@ absl::Status Absent() {
 }  // namespace
 
 absl::Status CheckCuda(int) { return Absent(); }
+int NumCudaDevices() { return 0; }
 absl::StatusOr<CudaLoadResult> LoadCudaWeights(const CudaLoadOptions&) { return Absent(); }
 std::string CudaNumericsName() { return "no CUDA"; }
 int64_t CudaKvBytesPerBlock(const ModelConfig&, const RankShard&, int) { return 1; }

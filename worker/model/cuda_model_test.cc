@@ -6,6 +6,7 @@
 #include <cstring>
 #include <random>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "worker/model/cuda_backend.h"
@@ -17,13 +18,16 @@ namespace {
 
 constexpr char kDraftModel[] = "deploy/models/smollm2-135m-draft-16m-q8_0.gguf";
 
-std::unique_ptr<ModelGroup> Load(const std::string& path, Device device, Numerics numerics) {
+std::unique_ptr<ModelGroup> Load(const std::string& path, Device device, Numerics numerics, int world_size = 1,
+                                 DeviceTransport transport = DeviceTransport::kAuto) {
   auto group = ModelGroup::Create(path, {.device = device,
                                          .numerics = numerics,
+                                         .world_size = world_size,
                                          .num_threads = 2,
                                          .num_kv_blocks = 4096,
                                          .max_step_tokens = 2304,
-                                         .max_sequences = 300});
+                                         .max_sequences = 300,
+                                         .transport = transport});
   EXPECT_TRUE(group.ok()) << group.status();
   return group.ok() ? *std::move(group) : nullptr;
 }
@@ -51,10 +55,15 @@ SamplingParams Greedy(int max_tokens) {
   return params;
 }
 
-class CudaModel : public ::testing::TestWithParam<std::string> {
+// A model and the number of ranks, each on a GPU.
+class CudaModel : public ::testing::TestWithParam<std::tuple<std::string, int>> {
  protected:
+  void SetUp() override {
+    if (NumCudaDevices() < world_size()) GTEST_SKIP() << "fewer GPUs than ranks";
+  }
+  static int world_size() { return std::get<1>(GetParam()); }
   static std::string Path() {
-    if (GetParam() == "draft") return kDraftModel;
+    if (std::get<0>(GetParam()) == "draft") return kDraftModel;
     TinyModelOptions options;
     options.rope = TinyModelOptions::Rope::kFactors;
     return WriteTinyModel(options);
@@ -63,7 +72,7 @@ class CudaModel : public ::testing::TestWithParam<std::string> {
 
 TEST_P(CudaModel, LogitsAreNearTheOracles) {
   const auto cpu = Load(Path(), Device::kCpu, Numerics::kReference);
-  const auto gpu = Load(Path(), Device::kCuda, Numerics::kInvariant);
+  const auto gpu = Load(Path(), Device::kCuda, Numerics::kInvariant, world_size());
   ASSERT_NE(cpu, nullptr);
   ASSERT_NE(gpu, nullptr);
   EXPECT_NE(cpu->model().numerics_id(), gpu->model().numerics_id());
@@ -79,14 +88,15 @@ TEST_P(CudaModel, LogitsAreNearTheOracles) {
     size += std::pow(double{expected[0][i]}, 2);
   }
   const double error = std::sqrt(difference / size);
-  std::printf("%s: relative error of logits %.2e\n", GetParam().c_str(), error);
+  std::printf("%s over %d ranks: relative error of logits %.2e\n", std::get<0>(GetParam()).c_str(), world_size(),
+              error);
   // Weights and what passes between kernels are rounded to bf16, 2^-8 at most: some ten times a layer, independently,
   // each at most doubled on its way.
   EXPECT_LT(error, 2 * 0x1.0p-8 * std::sqrt(10.0 * num_layers + 2));
 }
 
 TEST_P(CudaModel, BitsOfLogitsDependOnTheSequenceAlone) {
-  const auto group = Load(Path(), Device::kCuda, Numerics::kInvariant);
+  const auto group = Load(Path(), Device::kCuda, Numerics::kInvariant, world_size());
   ASSERT_NE(group, nullptr);
   const int vocab_size = group->model().config().vocab_size;
   const int room = group->model().max_model_len();
@@ -125,7 +135,28 @@ TEST_P(CudaModel, BitsOfLogitsDependOnTheSequenceAlone) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, CudaModel, ::testing::Values("tiny", "draft"));
+INSTANTIATE_TEST_SUITE_P(Models, CudaModel,
+                         ::testing::Combine(::testing::Values("tiny", "draft"), ::testing::Values(1, 2)));
+
+// What GPUs exchange by NCCL where they can not map each other's memory is added in the same order.
+TEST(CudaModelOverNccl, GivesTheBitsOfPeerMemory) {
+  if (NumCudaDevices() < 2) GTEST_SKIP() << "needs two GPUs";
+  const auto peer = Load(kDraftModel, Device::kCuda, Numerics::kInvariant, 2, DeviceTransport::kPeer);
+  ASSERT_NE(peer, nullptr);
+  auto made = ModelGroup::Create(kDraftModel, {.device = Device::kCuda,
+                                               .world_size = 2,
+                                               .num_kv_blocks = 4096,
+                                               .max_step_tokens = 2304,
+                                               .transport = DeviceTransport::kNccl});
+  if (!made.ok()) GTEST_SKIP() << made.status();
+  for (const int prompt_size : {1, 300}) {
+    const auto prompt = RandomPrompt(prompt_size, peer->model().config().vocab_size, 3);
+    const auto by_peer = Generate(*peer, prompt, {.params = Greedy(16)});
+    const auto by_nccl = Generate(**made, prompt, {.params = Greedy(16)});
+    EXPECT_EQ(by_peer.output, by_nccl.output);
+    EXPECT_EQ(by_peer.logits, by_nccl.logits);
+  }
+}
 
 }  // namespace
 }  // namespace outrider

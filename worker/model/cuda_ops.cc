@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -15,6 +16,7 @@
 #include "kernels/sampling/device_argmax.h"
 #include "worker/model/cuda_backend.h"
 #include "worker/model/cuda_graph_cache.h"
+#include "worker/model/cuda_group.h"
 #include "worker/model/cuda_memory.h"
 #include "worker/model/cuda_step_sizes.h"
 #include "worker/model/cuda_weights.h"
@@ -49,11 +51,6 @@ class CudaOps final : public Ops {
   }
 
   absl::Status Init() {
-    if (options_.plan->ranks.size() > 1) {
-      return absl::UnimplementedError(
-          absl::StrCat("tensor_parallel_size is ", options_.plan->ranks.size(),
-                       ", but this build computes on one GPU a group; use tensor_parallel_size 1, or device cpu"));
-    }
     if (sizes_.kv_layout.Check() != kernels::KernelError::kOk) {
       return absl::InvalidArgumentError(absl::StrCat("KV blocks of ", options_.block_size, " positions, heads of ",
                                                      config_.head_dim,
@@ -86,7 +83,7 @@ class CudaOps final : public Ops {
     const int64_t kv_bytes = sizes_.kv_layout.bytes();  // keys or values of a layer
     ASSIGN_OR_RETURN(kv_, CudaMemory::Allocate(CudaMemoryKind::kDevice, 2 * kv_bytes * config_.num_layers,
                                                absl::StrCat(options_.num_kv_blocks, " KV blocks")));
-    return absl::OkStatus();
+    return sizes_.num_ranks > 1 ? JoinGroup() : absl::OkStatus();
   }
 
   const Activations& activations() const override { return activations_; }
@@ -95,7 +92,8 @@ class CudaOps final : public Ops {
     RETURN_IF_ERROR(UseGpu());
     RETURN_IF_ERROR(Upload(inputs));
     mode_ = CudaGraphCache::Mode::kEager;
-    if (inputs.num_rows <= kGraphRowsMax && !options_.reverse_sum_order) {
+    if (inputs.num_rows <= kGraphRowsMax && !options_.reverse_sum_order &&
+        (group_ == nullptr || group_->capturable())) {
       RETURN_IF_ERROR(
           graphs_.Begin({inputs.num_rows, inputs.num_logit_rows, attention_plan_.num_narrow(),
                          static_cast<int32_t>(attention_plan_.tiles().size()), attention_plan_.num_splits()},
@@ -113,7 +111,10 @@ class CudaOps final : public Ops {
 
   absl::Status NormQkv(int layer, const StepInputs& inputs, const Activation& hidden, const Activation& qkv) override {
     if (IsReplayed()) return absl::OkStatus();
-    RETURN_IF_ERROR(Norm(inputs.num_rows, nullptr, hidden, layer_vectors_[layer].attention_norm));
+    // Later layers' rows were normed by the sum that ended the one before.
+    if (group_ == nullptr || layer == 0) {
+      RETURN_IF_ERROR(Norm(inputs.num_rows, nullptr, hidden, layer_vectors_[layer].attention_norm));
+    }
     return Multiply(matrices_.layers[layer].qkv, normed_, inputs.num_rows, qkv, DeviceEpilogue::kStoreBf16,
                     layer_vectors_[layer].qkv_bias, "q, k and v");
   }
@@ -175,15 +176,27 @@ class CudaOps final : public Ops {
     if (IsReplayed()) return absl::OkStatus();
     const CudaLayerWeights& w = matrices_.layers[layer];
     const bool is_output = projection == Projection::kAttentionOutput;
-    RETURN_IF_ERROR(Multiply(is_output ? w.attention_output : w.down, in, inputs.num_rows, hidden,
-                             DeviceEpilogue::kAddF32, nullptr, is_output ? "attention output" : "down projection"));
+    const DeviceMatrix& matrix = is_output ? w.attention_output : w.down;
+    const char* const what = is_output ? "attention output" : "down projection";
+    if (group_ == nullptr) {
+      RETURN_IF_ERROR(Multiply(matrix, in, inputs.num_rows, hidden, DeviceEpilogue::kAddF32, nullptr, what));
+    } else {
+      RETURN_IF_ERROR(Multiply(matrix, in, inputs.num_rows, group_->part(), DeviceEpilogue::kStoreBf16, nullptr, what));
+      // The norm that comes next; the head's is of some rows only.
+      const float* const norm = is_output                        ? layer_vectors_[layer].feed_forward_norm
+                                : layer + 1 < config_.num_layers ? layer_vectors_[layer + 1].attention_norm
+                                                                 : nullptr;
+      RETURN_IF_ERROR(group_->SumAndNorm(inputs.num_rows, hidden, norm, normed_, stream_));
+    }
     return options_.reverse_sum_order && inputs.num_rows > 1 ? Disturb(inputs.num_rows, hidden) : absl::OkStatus();
   }
 
   absl::Status NormGateUpSilu(int layer, const StepInputs& inputs, const Activation& hidden,
                               const Activation& gated) override {
     if (IsReplayed()) return absl::OkStatus();
-    RETURN_IF_ERROR(Norm(inputs.num_rows, nullptr, hidden, layer_vectors_[layer].feed_forward_norm));
+    if (group_ == nullptr) {
+      RETURN_IF_ERROR(Norm(inputs.num_rows, nullptr, hidden, layer_vectors_[layer].feed_forward_norm));
+    }
     return Multiply(matrices_.layers[layer].gate_up, normed_, inputs.num_rows, gated, DeviceEpilogue::kSiluMul, nullptr,
                     "gate and up projection");
   }
@@ -201,6 +214,14 @@ class CudaOps final : public Ops {
   absl::Status SampleVerify(std::span<kernels::VerifySpan> spans, std::span<const int> first_logit_rows,
                             std::span<kernels::VerifiedSpan> results) override {
     RETURN_IF_ERROR(UseGpu());
+    if (group_ != nullptr) {
+      return group_->SampleVerify(spans, first_logit_rows,
+                                  {.logits = activations_.logits,
+                                   .num_rows = num_logit_rows_,
+                                   .stream = stream_,
+                                   .host_rows = [this] { return HostLogits(num_logit_rows_); }},
+                                  results);
+    }
     others_.clear();
     size_t num_greedy = 0;
     for (size_t i = 0; i < spans.size(); ++i) {
@@ -264,7 +285,7 @@ class CudaOps final : public Ops {
     RETURN_IF_ERROR(CudaStatus(cudaMemcpyAsync(logits_host_.data(), activations_.logits.data,
                                                static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_),
                                "reading logits"));
-    RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(stream_), "step"));
+    RETURN_IF_ERROR(Wait());
     return logits_host_.data<float>();
   }
 
@@ -278,6 +299,16 @@ class CudaOps final : public Ops {
 
   // The step's operations are in a graph that is started at its end.
   bool IsReplayed() const { return mode_ == CudaGraphCache::Mode::kReplay; }
+
+  absl::Status JoinGroup() {
+    ASSIGN_OR_RETURN(group_, CudaGroup::Create(options_));
+    return absl::OkStatus();
+  }
+
+  // All that was queued has been computed, and no sum went without a rank.
+  absl::Status Wait() {
+    return group_ != nullptr ? group_->Wait(stream_) : CudaStatus(cudaStreamSynchronize(stream_), "step");
+  }
 
   // The runtime's current GPU is a thread's own.
   absl::Status UseGpu() const { return CudaStatus(cudaSetDevice(options_.device_index), "choosing the GPU"); }
@@ -481,6 +512,7 @@ class CudaOps final : public Ops {
   CudaGraphCache graphs_;
   CudaGraphCache::Mode mode_ = CudaGraphCache::Mode::kEager;  // of the step
 
+  std::unique_ptr<CudaGroup> group_;  // with several ranks
   CudaMemory best_ids_, best_ids_host_, logits_host_;
   std::vector<size_t> others_;  // spans that are not plain greedy
   std::vector<kernels::VerifySpan> other_spans_;

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/attention/device_attention.h"
+#include "worker/model/cuda_all_reduce.h"
 #include "worker/model/cuda_backend.h"
 
 namespace outrider {
@@ -22,6 +23,7 @@ struct CudaStepSizes {
   explicit CudaStepSizes(const CudaOpsOptions& options)
       : config(*options.config),
         shard(options.plan->ranks[options.rank]),
+        num_ranks(static_cast<int>(options.plan->ranks.size())),
         rows(options.max_step_tokens),
         q(shard.heads.size() * config.head_dim),
         kv(shard.kv_heads.size() * config.head_dim),
@@ -53,16 +55,18 @@ struct CudaStepSizes {
   int64_t activation_bytes() const {
     return rows * (CudaStrideOf(config.hidden_size) * 4 + CudaStrideOf(q + 2 * kv) * 2 + CudaStrideOf(q) * 2 +
                    CudaStrideOf(intermediate) * 2 + CudaStrideOf(shard.vocab.size()) * 4 +
-                   CudaStrideOf(config.hidden_size) * 2 + 4);
+                   CudaStrideOf(config.hidden_size) * (num_ranks > 1 ? 4 : 2) + 12);
   }
   int64_t workspace_bytes() const { return kernels::DeviceAttentionWorkspaceBytes(kv_layout, kCudaPartialsMax); }
   // Without keys and values.
   int64_t bytes() const {
-    return upload_bytes() + vector_bytes() + activation_bytes() + workspace_bytes() + cos_sin * 4;
+    return upload_bytes() + vector_bytes() + activation_bytes() + workspace_bytes() + cos_sin * 4 +
+           CudaAllReduce::Bytes(config.hidden_size, static_cast<int>(rows), num_ranks);
   }
 
   const ModelConfig& config;
   const RankShard& shard;
+  int num_ranks;
   int64_t rows, q, kv, intermediate, blocks_a_sequence;
   int64_t tiles = 0, block_table_entries = 0, cos_sin = 0;
   kernels::DeviceKvLayout kv_layout;

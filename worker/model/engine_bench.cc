@@ -1,12 +1,15 @@
-// Speed of one rank on a GGUF file: tokens a second of decode and of prompts, and the time of a step by its rows.
+// Speed of one group on a GGUF file: tokens a second of decode and of prompts, and the time of a step by its rows.
 //
 //   engine_bench MODEL.gguf [--device cpu|cuda] [--threads N] [--context N] [--prompt N] [--chunk N]
 //                           [--numerics invariant|reference] [--steps N] [--batch 1,8,..]
+//                           [--tensor-parallel-size N]
 //
 // Prints one JSON object. Times are medians over steps after a warm-up, with the 10th and 90th percentile beside them;
 // every step runs the whole path: plan, forward pass, greedy sampling. Verify spans are one sequence of 1 + K rows with
 // drafts that are all rejected, so that the sequence advances by one token a step whatever the rows. --batch: decode
-// steps of so many sequences of --context tokens each. Models of any shape: benchmarks/dummy_model.py.
+// steps of so many sequences of --context tokens each. The ranks of --tensor-parallel-size are threads here, on GPUs
+// one GPU each; a step is then the group's, from the plan's way to the followers to the comparison of what was chosen.
+// Models of any shape: benchmarks/dummy_model.py.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -14,12 +17,16 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "kernels/gemm/gemm.h"
 #include "nlohmann/json.hpp"
+#include "worker/group/step_broadcast.h"
 #include "worker/model/loaded_model.h"
 #include "worker/model/model_runner.h"
+#include "worker/parallel/loopback_communicator.h"
+#include "worker/parallel/region_communicator.h"  // kMaxRanks
 
 namespace outrider {
 namespace {
@@ -36,6 +43,7 @@ struct Arguments {
   int prompt = 512;
   int chunk = 256;
   int steps = 60;
+  int world_size = 1;
   Numerics numerics = Numerics::kInvariant;
 };
 
@@ -64,6 +72,8 @@ Arguments Parse(int argc, char** argv) {
       arguments.chunk = value;
     } else if (name == "--steps") {
       arguments.steps = value;
+    } else if (name == "--tensor-parallel-size") {
+      arguments.world_size = value;
     } else if (name == "--device") {
       if (std::strcmp(argv[i], "cuda") != 0 && std::strcmp(argv[i], "cpu") != 0) Fail("--device is cpu or cuda");
       arguments.device = std::strcmp(argv[i], "cuda") == 0 ? Device::kCuda : Device::kCpu;
@@ -81,7 +91,7 @@ Arguments Parse(int argc, char** argv) {
     }
   }
   if (arguments.model.empty() || arguments.context < 1 || arguments.prompt < 1 || arguments.chunk < 1 ||
-      arguments.steps < 1) {
+      arguments.steps < 1 || arguments.world_size < 1 || arguments.world_size > kMaxRanks) {
     Fail("usage: engine_bench MODEL.gguf [--threads N] [--context N] [--prompt N] [--chunk N] [--steps N]");
   }
   return arguments;
@@ -96,28 +106,50 @@ Json Summary(std::vector<double> ms) {
 class Bench {
  public:
   explicit Bench(const Arguments& arguments) : arguments_(arguments) {
-    auto model =
-        LoadModel(arguments.model,
-                  {.device = arguments.device, .numerics = arguments.numerics, .num_threads = arguments.threads});
-    if (!model.ok()) Fail(std::string(model.status().message()));
-    model_ = *std::move(model);
     int batch_max = 1;
     for (const int batch : arguments.batches) batch_max = std::max(batch_max, batch);
     blocks_a_sequence_ = (std::max(arguments.prompt, arguments.context + arguments.steps + 64) + 64) / 16 + 1;
-    auto runner = model_->CreateRunner({.num_kv_blocks = blocks_a_sequence_ * batch_max,
-                                        .max_step_tokens = std::max({arguments.chunk, batch_max, 64}),
-                                        .max_sequences = std::max(batch_max, 4)});
-    if (!runner.ok()) Fail(std::string(runner.status().message()));
-    runner_ = *std::move(runner);
+    communicators_ = CreateLoopbackCommunicators(arguments.world_size);
+    models_.resize(static_cast<size_t>(arguments.world_size));
+    runners_.resize(models_.size());
+    // In turn, so that one rank's staging is in memory at a time; on GPUs the ranks meet as their runners are made.
+    for (int rank = 0; rank < arguments.world_size; ++rank) {
+      models_[rank] = Must(LoadModel(arguments.model, {.device = arguments.device,
+                                                       .device_index = rank,
+                                                       .numerics = arguments.numerics,
+                                                       .rank = rank,
+                                                       .world_size = arguments.world_size,
+                                                       .num_threads = arguments.threads}));
+    }
+    const auto make_runner = [&, batch_max](int rank) {
+      runners_[rank] = Must(models_[rank]->CreateRunner({.communicator = communicators_[rank].get(),
+                                                         .num_kv_blocks = blocks_a_sequence_ * batch_max,
+                                                         .max_step_tokens = std::max({arguments_.chunk, batch_max, 64}),
+                                                         .max_sequences = std::max(batch_max, 4)}));
+    };
+    for (int rank = 1; rank < arguments.world_size; ++rank) {
+      followers_.emplace_back([this, make_runner, rank] {
+        make_runner(rank);
+        const absl::Status status = RunFollower(*runners_[rank], *communicators_[rank]);
+        if (!status.ok()) Fail(std::string(status.message()));
+      });
+    }
+    make_runner(0);
+    backend_ = std::make_unique<GroupBackend>(*runners_[0], *communicators_[0]);
+  }
+  ~Bench() {
+    if (const absl::Status status = backend_->Stop(); !status.ok()) Fail(std::string(status.message()));
+    for (std::thread& follower : followers_) follower.join();
   }
 
   Json Run() {
     Json json;
-    json["model"] = model_->name();
-    json["numerics"] = NumericsName(model_->numerics());
-    json["device"] = model_->device() == Device::kCuda ? "cuda" : kernels::GemmTargetName();
+    json["model"] = models_[0]->name();
+    json["numerics"] = NumericsName(models_[0]->numerics());
+    json["device"] = models_[0]->device() == Device::kCuda ? "cuda" : kernels::GemmTargetName();
+    json["tensor_parallel_size"] = arguments_.world_size;
     json["threads"] = arguments_.threads;
-    json["weight_mib"] = model_->weight_bytes() >> 20;
+    json["weight_mib"] = models_[0]->weight_bytes() >> 20;
 
     const Json decode = Verify(1);
     json["decode"] = decode;
@@ -148,13 +180,19 @@ class Bench {
 
  private:
   StepResult Step(const StepPlan& plan) {
-    if (absl::Status status = runner_->Submit(plan); !status.ok()) Fail(std::string(status.message()));
-    return *runner_->Collect();
+    if (absl::Status status = backend_->Submit(plan); !status.ok()) Fail(std::string(status.message()));
+    return Must(backend_->Collect());
+  }
+
+  template <typename T>
+  static T Must(absl::StatusOr<T> made) {
+    if (!made.ok()) Fail(std::string(made.status().message()));
+    return *std::move(made);
   }
 
   std::vector<TokenId> Tokens(int count) const {
     std::vector<TokenId> tokens(count);
-    for (int i = 0; i < count; ++i) tokens[i] = static_cast<TokenId>((i * 7919 + 13) % model_->config().vocab_size);
+    for (int i = 0; i < count; ++i) tokens[i] = static_cast<TokenId>((i * 7919 + 13) % models_[0]->config().vocab_size);
     return tokens;
   }
 
@@ -245,8 +283,12 @@ class Bench {
   }
 
   const Arguments arguments_;
-  std::unique_ptr<LoadedModel> model_;
-  std::unique_ptr<ModelRunner> runner_;
+  // By rank.
+  std::vector<std::unique_ptr<Communicator>> communicators_;
+  std::vector<std::unique_ptr<LoadedModel>> models_;
+  std::vector<std::unique_ptr<ModelRunner>> runners_;
+  std::vector<std::thread> followers_;
+  std::unique_ptr<GroupBackend> backend_;
   int blocks_a_sequence_ = 0;
   uint64_t step_ = 0;
   SequenceId sequence_;           // started last

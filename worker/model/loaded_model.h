@@ -17,6 +17,7 @@
 #include "worker/model/shard_plan.h"
 #include "worker/model/weights.h"
 #include "worker/parallel/communicator.h"
+#include "worker/parallel/device_transport.h"
 
 namespace outrider {
 
@@ -51,7 +52,8 @@ struct RunnerOptions {
   int num_kv_blocks = 0;  // of block_size positions; blocks are numbered from 0
   int block_size = 16;    // a power of two, at most 256
   int max_step_tokens = 256;
-  int max_sequences = 64;  // spans in a step
+  int max_sequences = 64;                              // spans in a step
+  DeviceTransport transport = DeviceTransport::kAuto;  // between the GPUs of several ranks
   PlantedFault fault = PlantedFault::kNone;
 };
 

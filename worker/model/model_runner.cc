@@ -44,6 +44,7 @@ CudaOpsOptions MakeCudaOpsOptions(const LoadedModel& model, const RunnerOptions&
           .matrices = model.cuda_weights(),
           .device_index = model.device_index(),
           .communicator = communicator,
+          .transport = options.transport,
           .pool = pool,
           .num_kv_blocks = options.num_kv_blocks,
           .block_size = options.block_size,

@@ -16,19 +16,31 @@ absl::StatusOr<std::unique_ptr<ModelGroup>> ModelGroup::Create(const std::string
   group->communicators_ = CreateLoopbackCommunicators(options.world_size);
   for (int rank = 0; rank < options.world_size; ++rank) {
     ASSIGN_OR_RETURN(std::unique_ptr<LoadedModel> model, LoadModel(path, {.device = options.device,
+                                                                          .device_index = rank,
                                                                           .numerics = options.numerics,
                                                                           .rank = rank,
                                                                           .world_size = options.world_size,
                                                                           .num_threads = options.num_threads}));
-    ASSIGN_OR_RETURN(std::unique_ptr<ModelRunner> runner,
-                     model->CreateRunner({.communicator = group->communicators_[rank].get(),
-                                          .num_kv_blocks = options.num_kv_blocks,
-                                          .block_size = options.block_size,
-                                          .max_step_tokens = options.max_step_tokens,
-                                          .max_sequences = options.max_sequences,
-                                          .fault = options.fault}));
     group->models_.push_back(std::move(model));
-    group->runners_.push_back(std::move(runner));
+  }
+  // On GPUs the ranks meet as their runners are made.
+  std::vector<absl::StatusOr<std::unique_ptr<ModelRunner>>> runners(group->models_.size());
+  const auto make_runner = [&](size_t rank) {
+    runners[rank] = group->models_[rank]->CreateRunner({.communicator = group->communicators_[rank].get(),
+                                                        .num_kv_blocks = options.num_kv_blocks,
+                                                        .block_size = options.block_size,
+                                                        .max_step_tokens = options.max_step_tokens,
+                                                        .max_sequences = options.max_sequences,
+                                                        .transport = options.transport,
+                                                        .fault = options.fault});
+  };
+  std::vector<std::thread> threads;
+  for (size_t rank = 1; rank < runners.size(); ++rank) threads.emplace_back(make_runner, rank);
+  make_runner(0);
+  for (std::thread& thread : threads) thread.join();
+  for (absl::StatusOr<std::unique_ptr<ModelRunner>>& runner : runners) {
+    RETURN_IF_ERROR(runner.status());
+    group->runners_.push_back(*std::move(runner));
   }
   return group;
 }

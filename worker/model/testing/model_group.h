@@ -24,6 +24,7 @@ struct ModelGroupOptions {
   int block_size = 16;
   int max_step_tokens = 256;
   int max_sequences = 16;
+  DeviceTransport transport = DeviceTransport::kAuto;
   PlantedFault fault = PlantedFault::kNone;
 };
 

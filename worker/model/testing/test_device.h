@@ -1,9 +1,10 @@
-// The device that tests compute on: OUTRIDER_TEST_DEVICE=cuda runs them on a GPU, one rank a group.
+// The device that tests compute on: OUTRIDER_TEST_DEVICE=cuda runs them on GPUs, one a rank.
 #pragma once
 
 #include <cstdlib>
 #include <string_view>
 
+#include "worker/model/cuda_backend.h"
 #include "worker/model/device.h"
 
 namespace outrider {
@@ -14,6 +15,6 @@ inline Device TestDevice() {
 }
 
 // Whether a group of `world_size` ranks can be had there.
-inline bool TestDeviceHas(int world_size) { return TestDevice() == Device::kCpu || world_size == 1; }
+inline bool TestDeviceHas(int world_size) { return TestDevice() == Device::kCpu || world_size <= NumCudaDevices(); }
 
 }  // namespace outrider
