@@ -32,6 +32,7 @@ std::vector<std::string> ServeArguments(const ClusterOptions& options) {
                                         absl::StrCat("--draft-workers=", options.draft_workers),
                                         absl::StrCat("--device=", options.device),
                                         absl::StrCat("--numerics=", options.numerics),
+                                        absl::StrCat("--load-format=", options.load_format),
                                         absl::StrCat("--lookahead=", options.lookahead),
                                         absl::StrCat("--threads=", options.threads),
                                         absl::StrCat("--max-model-len=", options.max_model_len),

@@ -15,6 +15,10 @@ void AddClusterFlags(CLI::App& command, ClusterOptions& options) {
                   "invariant: fast, bits of a row depend on nothing but the row; reference: the slow oracle")
       ->type_name("[invariant]");
   command
+      .add_option("--load-format", options.load_format,
+                  "auto; dummy: random weights in the shapes of a folder's config.json, for measuring speed")
+      ->type_name("[auto]");
+  command
       .add_option("--threads", options.threads, "Threads of the machine to use, divided over processes; 0: all cores")
       ->type_name("[0]");
   command

@@ -43,6 +43,9 @@ absl::Status Validate(const ClusterOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("--numerics '", options.numerics, "' is none of invariant, reference"));
   }
+  if (!IsOneOf(options.load_format, {"auto", "dummy"})) {
+    return absl::InvalidArgumentError(absl::StrCat("--load-format '", options.load_format, "' is none of auto, dummy"));
+  }
   if (!IsOneOf(options.log_format, {"text", "json"})) {
     return absl::InvalidArgumentError(absl::StrCat("--log-format '", options.log_format, "' is none of text, json"));
   }
@@ -88,8 +91,8 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
           {"target", flag("model", options.model), flag("group-id", unit.name),
            flag("tensor-parallel-size", options.tensor_parallel_size), flag("rank", rank), flag("host", socket(rank)),
            flag("device", options.device), flag("numerics", options.numerics), flag("lookahead", options.lookahead),
-           flag("threads", threads.per_rank), flag("max-model-len", options.max_model_len),
-           flag("kv-cache-bytes", options.kv_cache_bytes),
+           flag("load-format", options.load_format), flag("threads", threads.per_rank),
+           flag("max-model-len", options.max_model_len), flag("kv-cache-bytes", options.kv_cache_bytes),
            flag("gpu-memory-utilization", options.gpu_memory_utilization),
            flag("max-sequences", options.max_sequences)}};
       process.labels = {{"group", unit.name}, {"rank", absl::StrCat(rank)}};
@@ -101,12 +104,13 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
   }
   for (uint32_t i = 0; !options.draft_model.empty() && i < options.draft_workers; ++i) {
     const std::string name = absl::StrCat("draft-", i);
-    units.push_back({name,
-                     {{name,
-                       {"draft", flag("model", options.draft_model), flag("worker-id", name),
-                        flag("host", absl::StrCat("unix:", runtime_dir, "/", name, ".sock")),
-                        flag("router-address", router_address), flag("device", options.device),
-                        flag("numerics", options.numerics), flag("threads", threads.per_draft_worker)}}}});
+    units.push_back(
+        {name,
+         {{name,
+           {"draft", flag("model", options.draft_model), flag("worker-id", name),
+            flag("host", absl::StrCat("unix:", runtime_dir, "/", name, ".sock")),
+            flag("router-address", router_address), flag("device", options.device), flag("numerics", options.numerics),
+            flag("load-format", options.load_format), flag("threads", threads.per_draft_worker)}}}});
     add_health(units.back().processes[0], name);
   }
   return units;

@@ -18,6 +18,7 @@ struct ClusterOptions {
   uint32_t draft_workers = 1;  // counts only with a draft model
   std::string device = "auto";
   std::string numerics = "invariant";
+  std::string load_format = "auto";
   std::string lookahead = "auto";
   uint32_t threads = 0;  // of the machine; 0: all cores
   uint32_t max_model_len = 0;

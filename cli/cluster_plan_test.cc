@@ -79,6 +79,7 @@ TEST(ClusterPlan, NamesTheFlagThatIsWrong) {
             std::string::npos);
   EXPECT_NE(message([](ClusterOptions& o) { o.device = "tpu"; }).find("--device 'tpu'"), std::string::npos);
   EXPECT_NE(message([](ClusterOptions& o) { o.numerics = "fast"; }).find("--numerics 'fast'"), std::string::npos);
+  EXPECT_NE(message([](ClusterOptions& o) { o.load_format = "gguf"; }).find("--load-format 'gguf'"), std::string::npos);
 }
 
 }  // namespace

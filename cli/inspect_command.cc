@@ -125,17 +125,21 @@ void PrintDescription(const ModelDescription& model, bool all_tensors) {
 
 void AddInspectCommand(CLI::App& app, int& exit_code) {
   struct Flags {
-    std::string model;
+    std::string model, load_format = "auto";
     bool json = false, tensors = false;
   };
   CLI::App* command = app.add_subcommand("inspect", "Say what a model holds and what it needs");
   auto flags = std::make_shared<Flags>();
   command->add_option("MODEL", flags->model, "GGUF file or Hugging Face folder")->required();
+  command->add_option("--load-format", flags->load_format, "auto; dummy: a folder with a config.json and no weights")
+      ->check(CLI::IsMember({"auto", "dummy"}))
+      ->type_name("[auto]");
   command->add_flag("--json", flags->json, "As JSON, with every tensor and all metadata");
   command->add_flag("--tensors", flags->tensors, "List every tensor");
   command->footer("Example:\n  outrider inspect model.gguf --json | jq .config");
   command->callback([=, &exit_code] {
-    const absl::StatusOr<ModelDescription> model = DescribeModel(flags->model);
+    const absl::StatusOr<ModelDescription> model =
+        DescribeModel(flags->model, flags->load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto);
     if (!model.ok()) {
       std::fprintf(stderr, "outrider inspect: %s\n", std::string(model.status().message()).c_str());
       exit_code = 1;

@@ -9,8 +9,9 @@
 namespace outrider {
 namespace {
 
-absl::StatusOr<ModelDescription> Describe(const std::string& path) {
-  ASSIGN_OR_RETURN(ModelDescription model, DescribeModel(path));
+absl::StatusOr<ModelDescription> Describe(const std::string& path, const std::string& load_format) {
+  ASSIGN_OR_RETURN(ModelDescription model,
+                   DescribeModel(path, load_format == "dummy" ? LoadFormat::kDummy : LoadFormat::kAuto));
   RETURN_IF_ERROR(model.servable);
   return model;
 }
@@ -29,14 +30,14 @@ absl::Status CheckModels(const ClusterOptions& options) {
           "--device cpu"));
     }
   }
-  ASSIGN_OR_RETURN(const ModelDescription target, Describe(options.model));
+  ASSIGN_OR_RETURN(const ModelDescription target, Describe(options.model, options.load_format));
   if (static_cast<int>(options.tensor_parallel_size) > target.config.num_heads) {
     return absl::InvalidArgumentError(absl::StrCat("--tensor-parallel-size ", options.tensor_parallel_size, ": ",
                                                    options.model, " has ", target.config.num_heads,
                                                    " attention heads, and a rank needs at least one"));
   }
   if (options.draft_model.empty()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const ModelDescription draft, Describe(options.draft_model));
+  ASSIGN_OR_RETURN(const ModelDescription draft, Describe(options.draft_model, options.load_format));
   if (target.config.vocab_size != draft.config.vocab_size) {
     return absl::InvalidArgumentError(absl::StrCat("the draft model's vocabulary is not the target's: ", options.model,
                                                    " has ", target.config.vocab_size, " ids, ", options.draft_model,

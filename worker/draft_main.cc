@@ -54,6 +54,7 @@ absl::Status RunDraft(const v1::DraftConfig& config) {
   ASSIGN_OR_RETURN(load_options.numerics, ParseNumerics(config.numerics()));
   load_options.num_threads = ResolveThreads(config.threads(), 1);
   load_options.max_model_len = static_cast<int>(config.max_model_len());
+  ASSIGN_OR_RETURN(load_options.load_format, ParseLoadFormat(config.load_format()));
   ASSIGN_OR_RETURN(load_options.device, ResolveDevice(config.device(), load_options.numerics, 0));
   ASSIGN_OR_RETURN(const std::unique_ptr<LoadedModel> model, LoadModel(config.model(), load_options));
   ASSIGN_OR_RETURN(const bool run_ahead, ResolveRunAhead(config.run_ahead()));

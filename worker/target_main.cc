@@ -74,6 +74,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> Load(const v1::TargetConfig& config
   options.world_size = static_cast<int>(config.tensor_parallel_size());
   options.num_threads = ResolveThreads(config.threads(), config.tensor_parallel_size());
   options.max_model_len = static_cast<int>(config.max_model_len());
+  ASSIGN_OR_RETURN(options.load_format, ParseLoadFormat(config.load_format()));
   ASSIGN_OR_RETURN(const RankDevice place,
                    ResolveRankDevice(config.device(), options.numerics, options.rank, options.world_size));
   options.device = place.device;

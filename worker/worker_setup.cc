@@ -72,6 +72,12 @@ absl::StatusOr<Numerics> ParseNumerics(const std::string& numerics) {
   return absl::InvalidArgumentError(absl::StrCat("numerics is '", numerics, "'; it may be invariant or reference"));
 }
 
+absl::StatusOr<LoadFormat> ParseLoadFormat(const std::string& load_format) {
+  if (load_format == "auto") return LoadFormat::kAuto;
+  if (load_format == "dummy") return LoadFormat::kDummy;
+  return absl::InvalidArgumentError(absl::StrCat("load_format is '", load_format, "'; it may be auto or dummy"));
+}
+
 absl::StatusOr<int> ParseLookahead(const std::string& lookahead) {
   if (lookahead == "auto") return Request::kAutoLookahead;
   int value = 0;
@@ -148,7 +154,9 @@ std::string ResolveMetricsHost(const std::string& metrics_host, const std::strin
 }
 
 absl::Status Validate(const v1::TargetConfig& config) {
-  if (config.model().empty()) return absl::InvalidArgumentError("model is not set; name a GGUF file");
+  if (config.model().empty()) {
+    return absl::InvalidArgumentError("model is not set; name a GGUF file or a Hugging Face folder");
+  }
   if (config.group_id().empty()) return absl::InvalidArgumentError("group_id is empty");
   RETURN_IF_ERROR(CheckRange("tensor_parallel_size", config.tensor_parallel_size(), 1, 32));
   if (config.rank() >= config.tensor_parallel_size()) {
@@ -163,6 +171,7 @@ absl::Status Validate(const v1::TargetConfig& config) {
   RETURN_IF_ERROR(CheckDevice(config.device()));
   RETURN_IF_ERROR(ParseDeviceTransport(config.gpu_transport()).status());
   RETURN_IF_ERROR(ParseNumerics(config.numerics()).status());
+  RETURN_IF_ERROR(ParseLoadFormat(config.load_format()).status());
   RETURN_IF_ERROR(CheckUtilization(config.gpu_memory_utilization()));
   RETURN_IF_ERROR(ParseLookahead(config.lookahead()).status());
   RETURN_IF_ERROR(CheckRange("grpc_port", config.grpc_port(), 0, 65535));
@@ -197,10 +206,13 @@ absl::Status Validate(const v1::TargetConfig& config) {
 }
 
 absl::Status Validate(const v1::DraftConfig& config) {
-  if (config.model().empty()) return absl::InvalidArgumentError("model is not set; name a GGUF file");
+  if (config.model().empty()) {
+    return absl::InvalidArgumentError("model is not set; name a GGUF file or a Hugging Face folder");
+  }
   if (config.worker_id().empty()) return absl::InvalidArgumentError("worker_id is empty");
   RETURN_IF_ERROR(CheckDevice(config.device()));
   RETURN_IF_ERROR(ParseNumerics(config.numerics()).status());
+  RETURN_IF_ERROR(ParseLoadFormat(config.load_format()).status());
   RETURN_IF_ERROR(CheckUtilization(config.gpu_memory_utilization()));
   RETURN_IF_ERROR(CheckRange("grpc_port", config.grpc_port(), 0, 65535));
   RETURN_IF_ERROR(CheckRange("metrics_port", config.metrics_port(), 0, 65535));

@@ -32,6 +32,7 @@ struct RankDevice {
 absl::StatusOr<RankDevice> ResolveRankDevice(const std::string& device, Numerics numerics, int rank, int world_size);
 
 absl::StatusOr<Numerics> ParseNumerics(const std::string& numerics);
+absl::StatusOr<LoadFormat> ParseLoadFormat(const std::string& load_format);
 
 // "auto" is Request::kAutoLookahead.
 absl::StatusOr<int> ParseLookahead(const std::string& lookahead);

@@ -73,6 +73,9 @@ TEST(ValidateTarget, NamesADeviceAndAShareOfMemoryThatCanNotBe) {
   config.set_device("tpu");
   EXPECT_EQ(Validate(config).code(), absl::StatusCode::kInvalidArgument);
   config = GoodTarget();
+  config.set_load_format("gguf");
+  EXPECT_NE(Refusal(config).find("load_format is 'gguf'; it may be auto or dummy"), std::string::npos);
+  config = GoodTarget();
   config.set_gpu_memory_utilization(1.5);
   EXPECT_NE(Refusal(config).find("gpu_memory_utilization is 1.5"), std::string::npos);
 }

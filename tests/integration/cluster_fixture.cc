@@ -56,6 +56,8 @@ std::string HttpGet(const std::string& address, const std::string& path) {
 
 std::string SmallModelPath() { return SourceFile("deploy/models/smollm2-135m-draft-16m-q8_0.gguf"); }
 
+std::string TestdataFolder(const std::string& name) { return SourceFile("worker/model/testdata/hf/" + name); }
+
 std::string TargetModelPath() {
   const std::string path = SourceFile(".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf");
   return std::filesystem::exists(path) ? path : "";

@@ -14,6 +14,8 @@ namespace outrider {
 
 // The draft model that comes with the project: small enough to be a target too.
 std::string SmallModelPath();
+// A checkpoint in Hugging Face's layout: a folder of worker/model/testdata/hf.
+std::string TestdataFolder(const std::string& name);
 // SmolLM2-135M-Instruct, fetched by deploy/setup.sh; empty if it is not there.
 std::string TargetModelPath();
 

@@ -119,9 +119,8 @@ TEST(Cluster, ServesWithoutADraftModelAndDraftsFromItsOwnText) {
 TEST(Cluster, ServesTokenIdsOfHuggingFaceFoldersExactly) {
   ClusterOptions options = TestCluster();
   for (const char* name : {"qwen3", "mistral-window"}) {
-    const std::string folder = std::filesystem::canonical("worker/model/testdata/hf").string();
-    options.model = folder + "/" + name;
-    options.draft_model = folder + "/llama";
+    options.model = TestdataFolder(name);
+    options.draft_model = TestdataFolder("llama");
     options.tensor_parallel_size = 2;
     options.max_model_len = 256;
     const auto cluster = StartCluster(options);
@@ -147,7 +146,7 @@ TEST(Cluster, ServesTokenIdsOfHuggingFaceFoldersExactly) {
 
 TEST(Cluster, SamplesAsTheModelRecommendsWhereARequestLeavesItOpen) {
   namespace fs = std::filesystem;
-  const fs::path made = fs::canonical("worker/model/testdata/hf/qwen3"), folder = testing::TempDir() + "/recommending";
+  const fs::path made = TestdataFolder("qwen3"), folder = testing::TempDir() + "/recommending";
   fs::create_directories(folder);
   for (const char* file : {"config.json", "model.safetensors"}) fs::create_symlink(made / file, folder / file);
   std::ofstream(folder / "generation_config.json") << R"({"eos_token_id": 2, "temperature": 0.0})";
@@ -168,6 +167,29 @@ TEST(Cluster, SamplesAsTheModelRecommendsWhereARequestLeavesItOpen) {
   const auto ids = Ids(Generate(*cluster, {greedy, open, sampled}));
   EXPECT_EQ(ids[1], ids[0]);
   EXPECT_NE(ids[2], ids[0]);
+}
+
+TEST(Cluster, ServesDummyWeightsOfAConfiguration) {
+  const std::string folder = ::testing::TempDir() + "/dummy";
+  std::filesystem::create_directory(folder);
+  std::filesystem::copy_file(TestdataFolder("llama") + "/config.json", folder + "/config.json",
+                             std::filesystem::copy_options::overwrite_existing);
+  ClusterOptions options = TestCluster();
+  options.max_model_len = 0;
+  options.model = options.draft_model = folder;
+  options.load_format = "dummy";
+  const auto cluster = StartCluster(options);
+  ASSERT_NE(cluster, nullptr);
+  v1::GenerateRequest request = TestRequest(0, /*greedy=*/true, kMaxTokens);
+  request.clear_prompt();
+  for (const int32_t id : {5, 9, 77, 31, 5, 9}) request.add_prompt_token_ids(id);
+  request.set_draft(false);
+  const auto plain = Ids(Generate(*cluster, {request}));
+  request.set_draft(true);
+  request.set_lookahead(4);
+  const auto drafted = Generate(*cluster, {request});
+  EXPECT_EQ(Ids(drafted), plain);
+  EXPECT_GT(drafted[0].choices[0].finished.usage().draft_tokens(), 0);
 }
 
 TEST(Cluster, NothingOutlivesServeKilledByForce) {

@@ -1,6 +1,7 @@
-// Speed of one group on a GGUF file: tokens a second of decode and of prompts, and the time of a step by its rows.
+// Speed of one group: tokens a second of decode and of prompts, and the time of a step by its rows.
 //
-//   engine_bench MODEL.gguf [--device cpu|cuda] [--threads N] [--context N] [--prompt N] [--chunk N]
+//   engine_bench MODEL [--load-format auto|dummy] [--device cpu|cuda] [--threads N] [--context N] [--prompt N] [--chunk
+//   N]
 //                           [--numerics invariant|reference] [--steps N] [--batch 1,8,..]
 //                           [--tensor-parallel-size N]
 //
@@ -9,7 +10,7 @@
 // drafts that are all rejected, so that the sequence advances by one token a step whatever the rows. --batch: decode
 // steps of so many sequences of --context tokens each. The ranks of --tensor-parallel-size are threads here, on GPUs
 // one GPU each; a step is then the group's, from the plan's way to the followers to the comparison of what was chosen.
-// Models of any shape: benchmarks/dummy_model.py.
+// --load-format dummy: random weights in the shapes of a folder's config.json, deploy/models/shapes has some.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -45,6 +46,7 @@ struct Arguments {
   int steps = 60;
   int world_size = 1;
   Numerics numerics = Numerics::kInvariant;
+  LoadFormat load_format = LoadFormat::kAuto;
 };
 
 [[noreturn]] void Fail(const std::string& message) {
@@ -77,6 +79,10 @@ Arguments Parse(int argc, char** argv) {
     } else if (name == "--device") {
       if (std::strcmp(argv[i], "cuda") != 0 && std::strcmp(argv[i], "cpu") != 0) Fail("--device is cpu or cuda");
       arguments.device = std::strcmp(argv[i], "cuda") == 0 ? Device::kCuda : Device::kCpu;
+    } else if (name == "--load-format") {
+      if (std::strcmp(argv[i], "auto") != 0 && std::strcmp(argv[i], "dummy") != 0)
+        Fail("--load-format is auto or dummy");
+      arguments.load_format = std::strcmp(argv[i], "dummy") == 0 ? LoadFormat::kDummy : LoadFormat::kAuto;
     } else if (name == "--batch") {
       for (const char* at = argv[i]; *at != 0;) {
         char* end = nullptr;
@@ -92,7 +98,9 @@ Arguments Parse(int argc, char** argv) {
   }
   if (arguments.model.empty() || arguments.context < 1 || arguments.prompt < 1 || arguments.chunk < 1 ||
       arguments.steps < 1 || arguments.world_size < 1 || arguments.world_size > kMaxRanks) {
-    Fail("usage: engine_bench MODEL.gguf [--threads N] [--context N] [--prompt N] [--chunk N] [--steps N]");
+    Fail(
+        "usage: engine_bench MODEL [--load-format auto|dummy] [--threads N] [--context N] [--prompt N] [--chunk N] "
+        "[--steps N]");
   }
   return arguments;
 }
@@ -119,7 +127,8 @@ class Bench {
                                                        .numerics = arguments.numerics,
                                                        .rank = rank,
                                                        .world_size = arguments.world_size,
-                                                       .num_threads = arguments.threads}));
+                                                       .num_threads = arguments.threads,
+                                                       .load_format = arguments.load_format}));
     }
     const auto make_runner = [&, batch_max](int rank) {
       runners_[rank] = Must(models_[rank]->CreateRunner({.communicator = communicators_[rank].get(),

@@ -1,5 +1,6 @@
 #include "worker/model/hf_checkpoint.h"
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -11,6 +12,7 @@
 #include "text/hf_tokenizer.h"
 #include "text/tokenizer.h"
 #include "worker/model/content_hash.h"
+#include "worker/model/dummy_weights.h"
 #include "worker/model/hf_config.h"
 #include "worker/model/json_object.h"
 #include "worker/model/safetensors.h"
@@ -61,15 +63,18 @@ std::optional<kernels::DType> DtypeOf(const std::string& dtype) {
 
 class HuggingFaceCheckpoint final : public Checkpoint {
  public:
-  HuggingFaceCheckpoint(const std::string& folder, std::string config_text, const Json& config,
-                        std::unique_ptr<SafetensorsSet> files)
-      : config_text_(std::move(config_text)), files_(std::move(files)) {
+  HuggingFaceCheckpoint(const std::string& folder, std::string config_text, const Json& config)
+      : config_text_(std::move(config_text)) {
     path_ = folder;
     format_ = "Hugging Face";
     architecture_ = HuggingFaceArchitecture(config);
     name_ = NameOfFolder(folder);
     for (const auto& [key, value] : config.items()) metadata_.emplace_back(key, Shortened(value));
     config_ = ModelConfigFromHuggingFace(Join(folder, "config.json"), config);
+  }
+
+  void Take(std::unique_ptr<SafetensorsSet> files) {
+    files_ = std::move(files);
     for (const auto& file : files_->files()) {
       file_bytes_ += static_cast<int64_t>(file->bytes().size());
       for (const Safetensor& tensor : file->tensors()) {
@@ -83,6 +88,36 @@ class HuggingFaceCheckpoint final : public Checkpoint {
       }
     }
     IndexTensors();
+  }
+
+  absl::Status MakeDummies(const Json& config) {
+    format_ = "Hugging Face, dummy weights";
+    if (!config_.ok()) return absl::OkStatus();
+    const std::vector<TensorPlace> places = TensorsOf(*config_);
+    int64_t bytes_max = 0, norm_size = 0;
+    for (const TensorPlace& place : places) {
+      int64_t bytes = sizeof(uint16_t);
+      for (const int64_t dim : ShapeOf(place.role, *config_)) bytes *= dim;
+      bytes_max = std::max(bytes_max, bytes);
+      if (IsNorm(place.role)) norm_size = std::max(norm_size, bytes / int64_t{sizeof(uint16_t)});
+    }
+    const Json range = config.value("initializer_range", Json());
+    const bool known = range.is_number() && range.get<double>() > 0 && range.get<double>() <= 1;
+    ASSIGN_OR_RETURN(dummies_, DummyWeights::Create(kDummySeed, known ? range.get<float>() : 0.02f, bytes_max));
+    ones_.assign(static_cast<size_t>(norm_size), kernels::F32ToBF16(1.0f));
+    for (const TensorPlace& place : places) {
+      CheckpointTensor& tensor = tensors_.emplace_back();
+      tensor.name = NameOf(place.role, place.layer);
+      tensor.dtype_name = "BF16";
+      tensor.dtype = kernels::DType::kBF16;
+      tensor.shape = ShapeOf(place.role, *config_);
+      tensor.bytes = tensor.num_elements() * int64_t{sizeof(uint16_t)};
+      tensor.data =
+          IsNorm(place.role) ? reinterpret_cast<const std::byte*>(ones_.data()) : dummies_->Tensor(KeyOf(tensor.name));
+      tensor.file = Join(path_, "config.json");
+    }
+    IndexTensors();
+    return absl::OkStatus();
   }
 
   absl::Status ReadCompanions(const Json& config) {
@@ -122,6 +157,7 @@ class HuggingFaceCheckpoint final : public Checkpoint {
       return ContentHash(absl::MakeConstSpan(reinterpret_cast<const std::byte*>(text.data()), text.size()), pool);
     };
     std::string all = absl::StrCat("config.json:", hash(config_text_));
+    if (files_ == nullptr) return hash(absl::StrCat(all, "|dummy:", kDummySeed));
     for (const auto& file : files_->files()) {
       absl::StrAppend(&all, "|", fs::path(file->path()).filename().string(), ":", ContentHash(file->bytes(), pool));
     }
@@ -129,8 +165,24 @@ class HuggingFaceCheckpoint final : public Checkpoint {
   }
 
  private:
+  // Part of every hash of dummies: raise it if their numbers change.
+  static constexpr uint64_t kDummySeed = 1;
+
+  static bool IsNorm(TensorRole role) {
+    return role == TensorRole::kOutputNorm || role == TensorRole::kAttentionNorm ||
+           role == TensorRole::kFeedForwardNorm || role == TensorRole::kQNorm || role == TensorRole::kKNorm;
+  }
+  // FNV-1a, the same everywhere.
+  static uint64_t KeyOf(absl::string_view name) {
+    uint64_t key = 0xcbf29ce484222325;
+    for (const char c : name) key = (key ^ static_cast<uint8_t>(c)) * 0x100000001b3;
+    return key;
+  }
+
   const std::string config_text_;
-  const std::unique_ptr<SafetensorsSet> files_;
+  std::unique_ptr<SafetensorsSet> files_;  // null: dummies
+  std::unique_ptr<DummyWeights> dummies_;
+  std::vector<uint16_t> ones_;  // bf16
 };
 
 const char* SuffixOf(TensorRole role) {
@@ -214,7 +266,7 @@ absl::StatusOr<text::TokenizerDefinition> ReadTokenizerFolder(const std::string&
   return definition;
 }
 
-absl::StatusOr<std::unique_ptr<Checkpoint>> OpenHuggingFaceCheckpoint(const std::string& folder) {
+absl::StatusOr<std::unique_ptr<Checkpoint>> OpenHuggingFaceCheckpoint(const std::string& folder, LoadFormat format) {
   const std::string config_path = Join(folder, "config.json");
   if (!IsThere(config_path)) {
     return absl::NotFoundError(absl::StrCat(folder,
@@ -223,8 +275,13 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> OpenHuggingFaceCheckpoint(const std:
   }
   ASSIGN_OR_RETURN(std::string config_text, ReadTextFile(config_path, kMaxConfigJsonBytes));
   ASSIGN_OR_RETURN(const Json config, ParseJsonObject(config_path, "the file", config_text));
-  ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsSet> files, SafetensorsSet::Open(folder));
-  auto checkpoint = std::make_unique<HuggingFaceCheckpoint>(folder, std::move(config_text), config, std::move(files));
+  auto checkpoint = std::make_unique<HuggingFaceCheckpoint>(folder, std::move(config_text), config);
+  if (format == LoadFormat::kDummy) {
+    RETURN_IF_ERROR(checkpoint->MakeDummies(config));
+  } else {
+    ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsSet> files, SafetensorsSet::Open(folder));
+    checkpoint->Take(std::move(files));
+  }
   RETURN_IF_ERROR(checkpoint->ReadCompanions(config));
   return std::unique_ptr<Checkpoint>(std::move(checkpoint));
 }

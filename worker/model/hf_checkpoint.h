@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "worker/model/checkpoint.h"
+#include "worker/model/load_format.h"
 
 namespace outrider {
 
@@ -18,7 +19,11 @@ inline constexpr size_t kMaxConfigJsonBytes = size_t{1} << 20;  // published one
 // Errors: NOT_FOUND if config.json or the weights are not there, those of SafetensorsSet, INVALID_ARGUMENT or DATA_LOSS
 // naming file and key for JSON that is damaged. A checkpoint that is sound but can not be served is opened; config()
 // says why.
-absl::StatusOr<std::unique_ptr<Checkpoint>> OpenHuggingFaceCheckpoint(const std::string& folder);
+//
+// kDummy looks for no weights: they are random bf16 numbers by tensor name, of the deviation that config.json calls
+// initializer_range, norms 1; the same whatever the number of ranks. RESOURCE_EXHAUSTED without memory for them.
+absl::StatusOr<std::unique_ptr<Checkpoint>> OpenHuggingFaceCheckpoint(const std::string& folder,
+                                                                      LoadFormat format = LoadFormat::kAuto);
 
 // What the layout of Hugging Face checkpoints calls a tensor, `model.layers.3.self_attn.q_proj.weight`.
 std::string HuggingFaceTensorName(TensorRole role, int layer);

@@ -66,7 +66,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadModel(const std::string& path, 
   RETURN_IF_ERROR(CheckOptions(options));
   std::unique_ptr<LoadedModel> model(new LoadedModel());
   model->options_ = options;
-  ASSIGN_OR_RETURN(model->checkpoint_, OpenCheckpoint(path));
+  ASSIGN_OR_RETURN(model->checkpoint_, OpenCheckpoint(path, options.load_format));
   const Checkpoint& checkpoint = *model->checkpoint_;
   ASSIGN_OR_RETURN(model->config_, checkpoint.config());
   const ModelConfig& config = model->config_;

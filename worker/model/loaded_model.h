@@ -13,6 +13,7 @@
 #include "worker/model/checkpoint.h"
 #include "worker/model/cuda_backend.h"
 #include "worker/model/device.h"
+#include "worker/model/load_format.h"
 #include "worker/model/model_config.h"
 #include "worker/model/shard_plan.h"
 #include "worker/model/weights.h"
@@ -34,6 +35,7 @@ struct LoadOptions {
   int world_size = 1;
   int num_threads = 1;    // of loading and of the runners
   int max_model_len = 0;  // positions of a sequence; 0: the model's own; never more than that
+  LoadFormat load_format = LoadFormat::kAuto;
 };
 
 // On purpose wrong, so that tests can prove that they would notice. Never set outside tests.

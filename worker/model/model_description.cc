@@ -75,8 +75,8 @@ RankMemory MemoryOf(const Checkpoint& checkpoint, const ModelConfig& config, con
 
 }  // namespace
 
-absl::StatusOr<ModelDescription> DescribeModel(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, OpenCheckpoint(path));
+absl::StatusOr<ModelDescription> DescribeModel(const std::string& path, LoadFormat format) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, OpenCheckpoint(path, format));
   ModelDescription description;
   description.format = checkpoint->format();
   description.file_bytes = checkpoint->file_bytes();

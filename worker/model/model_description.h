@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "text/tokenizer_definition.h"
+#include "worker/model/load_format.h"
 #include "worker/model/model_config.h"
 
 namespace outrider {
@@ -52,6 +53,6 @@ struct ModelDescription {
 
 // Reads metadata only. Errors: those of OpenCheckpoint. A model that is sound but of an unknown architecture or dtype
 // is described; `servable` says why it can not run.
-absl::StatusOr<ModelDescription> DescribeModel(const std::string& path);
+absl::StatusOr<ModelDescription> DescribeModel(const std::string& path, LoadFormat format = LoadFormat::kAuto);
 
 }  // namespace outrider
