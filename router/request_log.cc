@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 
 namespace outrider::router {
 namespace {
@@ -69,12 +70,20 @@ void RequestLog::Write(const std::string& line) {
   // After a line that was cut by a full disk, the next begins on its own.
   const std::string whole = torn_ ? absl::StrCat("\n", line) : line;
   const ssize_t written = ::write(fd_, whole.data(), whole.size());
+  const int error = written < 0 ? errno : ENOSPC;
   if (written == static_cast<ssize_t>(whole.size())) {
     torn_ = false;
+    if (num_dropped_ > 0) LogWarning("request_log can be written again; ", num_dropped_, " lines are not in it");
+    num_dropped_ = 0;
     return;
   }
   torn_ |= written > 0;
   metrics_->RequestLogLineDropped();
+  // Once until it works again: a full disk is no reason to fill another.
+  if (num_dropped_++ == 0) {
+    LogError("request_log can not be written: ", std::strerror(error),
+             "; requests are served on, and lines that are lost are counted (request_log_lines_dropped_total)");
+  }
 }
 
 }  // namespace outrider::router

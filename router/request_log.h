@@ -6,7 +6,8 @@
 //    "output_tokens":40,"total_ms":812}
 //
 // outcome: complete, retriable, permanent, cancelled, deadline. A request that was refused before it was accepted has
-// no line. A line that can not be written (a full disk) is dropped and counted: serving goes on.
+// no line. A line that can not be written (a full disk) is dropped and counted, and the first of them is told
+// in the log: serving goes on.
 //
 // Thread safety: all methods, from any thread.
 #pragma once
@@ -51,7 +52,8 @@ class RequestLog {
   const int fd_;  // -1: none
   RouterMetrics* const metrics_;
   Mutex mu_;
-  bool torn_ ABSL_GUARDED_BY(mu_) = false;  // the last line is not whole
+  bool torn_ ABSL_GUARDED_BY(mu_) = false;        // the last line is not whole
+  int64_t num_dropped_ ABSL_GUARDED_BY(mu_) = 0;  // since the last line that was written
 };
 
 }  // namespace outrider::router

@@ -4,11 +4,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tests/integration/cluster_fixture.h"
 
@@ -32,8 +34,11 @@ int ExitCode(int wait_status) {
 Processes::Processes(const std::vector<std::string>& settings) : folder_(FolderPrefix()) {
   const std::string address_file = folder_ + "router";
   std::vector<std::string> args = {"router", "--grpc-port=0", "--metrics-port=0",
-                                   absl::StrCat("--address-file=", address_file),
-                                   absl::StrCat("--request-log=", request_log())};
+                                   absl::StrCat("--address-file=", address_file)};
+  const auto is_log = [](const std::string& setting) { return absl::StartsWith(setting, "--request-log="); };
+  if (std::none_of(settings.begin(), settings.end(), is_log)) {
+    args.push_back(absl::StrCat("--request-log=", request_log()));
+  }
   args.insert(args.end(), settings.begin(), settings.end());
   router_ = std::make_unique<Process>(args);
   Await(
@@ -42,18 +47,44 @@ Processes::Processes(const std::vector<std::string>& settings) : folder_(FolderP
   metrics_address_ = AddressIn(address_file, "metrics");
 }
 
-void Processes::StartGroup(const std::string& group_id, int threads) {
-  const std::string address_file = folder_ + group_id;
-  std::unique_ptr<Process>& group = groups_[group_id];
-  if (group != nullptr) {
-    EXPECT_FALSE(group->Running());
-    std::remove(address_file.c_str());
+void Processes::StartWorker(const std::string& name, int threads, std::vector<std::string> args) {
+  std::unique_ptr<Process>& process = groups_[name];
+  if (process != nullptr) {
+    EXPECT_FALSE(process->Running());
   }
-  group = std::make_unique<Process>(std::vector<std::string>{
-      "target", absl::StrCat("--model=", SmallModelPath()), absl::StrCat("--group-id=", group_id),
-      absl::StrCat("--host=unix:", address_file, ".sock"), absl::StrCat("--router-address=", grpc_address_),
-      absl::StrCat("--threads=", threads), "--max-model-len=512", "--max-sequences=32", "--metrics-port=0",
-      absl::StrCat("--address-file=", address_file)});
+  args.insert(args.end(), {absl::StrCat("--host=unix:", address_files_[name], ".sock"),
+                           absl::StrCat("--threads=", threads), "--max-model-len=512", "--max-sequences=32",
+                           "--metrics-port=0", absl::StrCat("--address-file=", address_files_[name])});
+  process = std::make_unique<Process>(args);
+}
+
+void Processes::StartGroup(const std::string& group_id, int threads, int num_ranks) {
+  const std::string leader_file = absl::StrCat(folder_, group_id, "-", ++num_started_);
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    const std::string name = rank == 0 ? group_id : absl::StrCat(group_id, "/", rank);
+    address_files_[name] = rank == 0 ? leader_file : absl::StrCat(leader_file, "-", rank);
+    std::vector<std::string> args = {"target", absl::StrCat("--model=", SmallModelPath()),
+                                     absl::StrCat("--group-id=", group_id),
+                                     absl::StrCat("--tensor-parallel-size=", num_ranks), absl::StrCat("--rank=", rank)};
+    args.push_back(rank == 0 ? absl::StrCat("--router-address=", grpc_address_)
+                             : absl::StrCat("--leader-address=unix:", leader_file, ".sock"));
+    StartWorker(name, threads, std::move(args));
+  }
+}
+
+void Processes::StartDraftWorker(const std::string& worker_id) {
+  address_files_[worker_id] = absl::StrCat(folder_, worker_id, "-", ++num_started_);
+  StartWorker(worker_id, 1,
+              {"draft", absl::StrCat("--model=", SmallModelPath()), absl::StrCat("--worker-id=", worker_id),
+               absl::StrCat("--router-address=", grpc_address_)});
+}
+
+Processes::Past Processes::Take(const std::string& name) {
+  return {.process = std::move(groups_.at(name)), .metrics_file = address_files_.at(name)};
+}
+
+double Processes::Past::Metric(const std::string& prefix) const {
+  return MetricSum(AddressIn(metrics_file, "metrics"), prefix);
 }
 
 bool Processes::AwaitGroups(int num_groups) {
@@ -65,7 +96,7 @@ bool Processes::AwaitGroups(int num_groups) {
 double Processes::RouterMetric(const std::string& prefix) const { return MetricSum(metrics_address_, prefix); }
 
 double Processes::GroupMetric(const std::string& group_id, const std::string& prefix) const {
-  return MetricSum(AddressIn(folder_ + group_id, "metrics"), prefix);
+  return MetricSum(AddressIn(address_files_.at(group_id), "metrics"), prefix);
 }
 
 }  // namespace outrider

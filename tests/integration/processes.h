@@ -19,8 +19,18 @@ class Processes {
   // `settings` go to the router as flags.
   explicit Processes(const std::vector<std::string>& settings = {});
 
-  // Starts a target group, or one that has ended again, and returns at once.
-  void StartGroup(const std::string& group_id, int threads = 1);
+  // Starts a target group, or one that has ended or was taken again, and returns at once. Ranks after the first are
+  // groups by the name GROUP/RANK here.
+  void StartGroup(const std::string& group_id, int threads = 1, int num_ranks = 1);
+  // The same of a draft worker, a group by its id here.
+  void StartDraftWorker(const std::string& worker_id);
+  // A process that lives on, beside the one that is started in its place next.
+  struct Past {
+    std::unique_ptr<Process> process;
+    std::string metrics_file;
+    double Metric(const std::string& prefix) const;
+  };
+  Past Take(const std::string& name);
   // Waits until so many groups serve. False if they do not within 60 s.
   bool AwaitGroups(int num_groups);
 
@@ -38,7 +48,11 @@ class Processes {
   std::unique_ptr<Process> router_;
   std::string grpc_address_;
   std::string metrics_address_;
+  void StartWorker(const std::string& name, int threads, std::vector<std::string> args);
+
   std::map<std::string, std::unique_ptr<Process>> groups_;
+  std::map<std::string, std::string> address_files_;  // of the latest of each
+  int num_started_ = 0;
 };
 
 }  // namespace outrider

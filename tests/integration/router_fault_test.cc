@@ -108,6 +108,20 @@ TEST(Ledger, FindsEachWayOfNotAddingUp) {
   EXPECT_FALSE(CheckLedger(good, {client("a", 0, 1), client("b", 14, 1)}).empty());
   EXPECT_FALSE(CheckLedger(good, {client("a", 0, 1), client("b", 14, 0), client("c", 0, 1)}).empty());
   EXPECT_FALSE(CheckLedger(good, {client("a", 0, 1), client("b", 14, 0), client("", 0, 1)}).empty());
+  // Clients that left, one of them before it had an id.
+  const auto left = [&](const std::string& id) {
+    StreamOutcome outcome = client(id, 1, 0);
+    outcome.left = true;
+    return outcome;
+  };
+  const auto whole = [&](const std::string& id, const std::string& outcome) {
+    return accepted(id) + ended(id, outcome);
+  };
+  EXPECT_TRUE(CheckLedger(whole("a", "cancelled") + whole("b", "complete"), {left("a"), left("b")}).empty());
+  EXPECT_TRUE(CheckLedger(whole("a", "cancelled"), {left(""), left("")}).empty());
+  EXPECT_FALSE(CheckLedger(whole("a", "permanent"), {left("a")}).empty());
+  EXPECT_FALSE(CheckLedger(whole("a", "deadline"), {left("")}).empty());
+  EXPECT_FALSE(CheckLedger(whole("a", "cancelled") + whole("b", "cancelled"), {left("")}).empty());
 }
 
 // `serve` with its supervisor: what is killed comes back by itself.

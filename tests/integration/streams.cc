@@ -50,41 +50,54 @@ std::string Field(const std::string& line, const std::string& key) {
 
 }  // namespace
 
+StreamOutcome RunStream(v1::Inference::StubInterface& stub, const v1::GenerateRequest& request,
+                        const std::optional<Leave>& leave, const std::function<void(int)>& on_delta, int deadline_s) {
+  StreamOutcome outcome;
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(deadline_s));
+  const auto reader = stub.Generate(&context, request);
+  const auto leave_if_due = [&](int num_tokens) {
+    if (!leave.has_value() || outcome.left || num_tokens < leave->after_tokens) return;
+    outcome.left = true;
+    context.TryCancel();
+  };
+  leave_if_due(-1);
+  v1::GenerateResponse response;
+  while (reader->Read(&response)) {
+    const v1::Delta& delta = response.delta();
+    outcome.token_ids.insert(outcome.token_ids.end(), delta.token_ids().begin(), delta.token_ids().end());
+    outcome.text += delta.text();
+    for (const v1::TokenLogprobs& logprob : delta.logprobs()) outcome.logprobs.push_back(logprob.logprob());
+    if (response.has_finished()) {
+      ++outcome.num_ends;
+      outcome.finished = response.finished();
+    }
+    if (delta.token_ids_size() > 0 && on_delta) on_delta(delta.token_ids_size());
+    leave_if_due(static_cast<int>(outcome.token_ids.size()));
+  }
+  const grpc::Status status = reader->Finish();
+  outcome.code = status.error_code();
+  outcome.message = status.error_message();
+  outcome.request_id = Find(context.GetServerInitialMetadata(), "outrider-request-id");
+  outcome.retry_pushback_ms = Find(context.GetServerTrailingMetadata(), "grpc-retry-pushback-ms");
+  return outcome;
+}
+
 std::vector<StreamOutcome> RunStreams(const std::string& address, const std::vector<v1::GenerateRequest>& requests,
                                       const std::function<void(int64_t total)>& on_tokens, int deadline_s) {
   std::vector<StreamOutcome> outcomes(requests.size());
   const auto stub = v1::Inference::NewStub(grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
   std::mutex mu;
   int64_t total = 0;
+  const auto on_delta = [&](int num_tokens) {
+    if (!on_tokens) return;
+    const std::lock_guard<std::mutex> lock(mu);
+    total += num_tokens;
+    on_tokens(total);
+  };
   std::vector<std::thread> threads;
   for (size_t i = 0; i < requests.size(); ++i) {
-    threads.emplace_back([&, i] {
-      StreamOutcome& outcome = outcomes[i];
-      grpc::ClientContext context;
-      context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(deadline_s));
-      const auto reader = stub->Generate(&context, requests[i]);
-      v1::GenerateResponse response;
-      while (reader->Read(&response)) {
-        const v1::Delta& delta = response.delta();
-        outcome.token_ids.insert(outcome.token_ids.end(), delta.token_ids().begin(), delta.token_ids().end());
-        outcome.text += delta.text();
-        for (const v1::TokenLogprobs& logprob : delta.logprobs()) outcome.logprobs.push_back(logprob.logprob());
-        if (response.has_finished()) {
-          ++outcome.num_ends;
-          outcome.finished = response.finished();
-        }
-        if (delta.token_ids_size() > 0 && on_tokens) {
-          const std::lock_guard<std::mutex> lock(mu);
-          total += delta.token_ids_size();
-          on_tokens(total);
-        }
-      }
-      const grpc::Status status = reader->Finish();
-      outcome.code = status.error_code();
-      outcome.message = status.error_message();
-      outcome.request_id = Find(context.GetServerInitialMetadata(), "outrider-request-id");
-      outcome.retry_pushback_ms = Find(context.GetServerTrailingMetadata(), "grpc-retry-pushback-ms");
-    });
+    threads.emplace_back([&, i] { outcomes[i] = RunStream(*stub, requests[i], {}, on_delta, deadline_s); });
   }
   for (std::thread& thread : threads) thread.join();
   return outcomes;
@@ -119,8 +132,13 @@ std::vector<std::string> CheckLedger(const std::string& router_log, const std::v
     if (accepted.count(id) == 0) wrong.push_back(absl::StrCat(id, " ended and was never accepted"));
   }
   std::set<std::string> seen;
+  int num_left_without_id = 0;
   for (const StreamOutcome& client : clients) {
     const std::string outcome = OutcomeOfCode(client.code);
+    if (client.request_id.empty() && client.left && client.token_ids.empty()) {
+      ++num_left_without_id;
+      continue;
+    }
     if (client.request_id.empty()) {
       wrong.push_back(absl::StrCat("a client has no request id; it saw ", outcome, ": ", client.message));
       continue;
@@ -134,6 +152,12 @@ std::vector<std::string> CheckLedger(const std::string& router_log, const std::v
       }
       continue;
     }
+    if (client.left) {
+      if (end->second != "cancelled" && end->second != "complete") {
+        wrong.push_back(absl::StrCat(client.request_id, " is ", end->second, " for the router, and its client left"));
+      }
+      continue;
+    }
     if (end->second != outcome) {
       wrong.push_back(
           absl::StrCat(client.request_id, " is ", end->second, " for the router and ", outcome, " for its client"));
@@ -143,7 +167,10 @@ std::vector<std::string> CheckLedger(const std::string& router_log, const std::v
     }
   }
   for (const std::string& id : accepted) {
-    if (seen.count(id) == 0) wrong.push_back(absl::StrCat(id, " is in the router's ledger and has no client"));
+    if (seen.count(id) > 0) continue;
+    const auto end = ended.find(id);
+    if (end != ended.end() && end->second == "cancelled" && --num_left_without_id >= 0) continue;
+    wrong.push_back(absl::StrCat(id, " is in the router's ledger and has no client"));
   }
   return wrong;
 }

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "proto/inference.pb.h"
+#include "proto/inference.grpc.pb.h"
 
 namespace outrider {
 
@@ -22,7 +22,19 @@ struct StreamOutcome {
   std::vector<double> logprobs;
   int num_ends = 0;
   std::optional<v1::Finished> finished;
+  bool left = false;  // the client went away by itself before the end
 };
+
+// When a client goes away by itself.
+struct Leave {
+  // Once it has so many output tokens; 0: once the call has started; -1: without waiting for anything.
+  int after_tokens = 0;
+};
+
+// One stream, in the calling thread. `on_delta(num_tokens)` is called for each message with tokens.
+StreamOutcome RunStream(v1::Inference::StubInterface& stub, const v1::GenerateRequest& request,
+                        const std::optional<Leave>& leave = {}, const std::function<void(int)>& on_delta = {},
+                        int deadline_s = 60);
 
 // Runs all at once, each with a thread. `on_tokens(total)` is called by one thread at a time with the tokens of all
 // streams so far.
@@ -31,7 +43,9 @@ std::vector<StreamOutcome> RunStreams(const std::string& address, const std::vec
 
 // The router's ledger against its clients': each line that does not fit is an entry of the answer, so an empty answer
 // means that accepted = complete + retriable + permanent + cancelled + deadline with no remainder, that each accepted
-// request has one end, and that both sides tell the same of it.
+// request has one end, and that both sides tell the same of it. A client that left knows less: the router has it as
+// cancelled, or as complete if it had given all; one that left before it had an id stands for one cancelled request of
+// the router's at most.
 std::vector<std::string> CheckLedger(const std::string& router_log, const std::vector<StreamOutcome>& clients);
 
 }  // namespace outrider
