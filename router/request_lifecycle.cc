@@ -371,9 +371,10 @@ void RequestLifecycle::OnClientGone(TimePoint now, Commands& commands) {
       now + kDeadlineSlack + (*options_.deadline - options_.arrival) / kDeadlineRounding >= *options_.deadline;
   const absl::Status status = late ? absl::DeadlineExceededError("the client's deadline has passed")
                                    : absl::CancelledError("the client cancelled the call");
-  // Of a call that was ending anyway, what waits will not be read.
+  // Of a call that was ending anyway, what waits will not be read. Nor was its end, also where it was on its way: a
+  // transport that has sent a call's end tells of no cancel.
   if (relay_.has_value()) relay_->DropPending();
-  if (ending_ && !finish_commanded_ && end_status_.ok()) end_status_ = status;
+  if (ending_) end_status_ = status;
   Fail(status, /*drop_pending=*/true, commands);
   Flush(commands);
   commands.push_back(WithdrawCall());

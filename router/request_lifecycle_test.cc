@@ -257,6 +257,19 @@ TEST(RequestLifecycle, IsNamedWhereItIsQuarantined) {
   EXPECT_NE(call.status.message().find("request req-1: the request is quarantined"), absl::string_view::npos);
 }
 
+TEST(RequestLifecycle, AnEndThatNeverLeftIsNoEnd) {
+  Driver call(8, 1, 1 << 20, kStart + milliseconds(100));
+  call.Arrive();
+  call.Start(10);
+  // The client reads nothing: the last message and the end with it wait in the transport until the deadline.
+  call.Tokens(10, 0, {5});
+  call.Finished(10);
+  ASSERT_TRUE(call.finished && call.lifecycle.end_status().ok());
+  call.now = kStart + milliseconds(100);
+  call.lifecycle.OnClientGone(call.now, call.commands);
+  EXPECT_EQ(call.lifecycle.end_status().code(), absl::StatusCode::kDeadlineExceeded);
+}
+
 TEST(RequestLifecycle, AClientThatGoesFreesTheGroupAndTheQueue) {
   for (const bool late : {false, true}) {
     Driver call(8, 1, 1 << 20, kStart + milliseconds(100));

@@ -1,4 +1,4 @@
-// Clients that go away, and a full disk for the router's ledger, on real processes: nothing
+// Clients that go away, clients that stop reading, and a full disk for the router's ledger, on real processes: nothing
 // of them is left behind, and nobody else sees any of it. Every fault proves that it took effect.
 
 #include <fcntl.h>
@@ -82,6 +82,13 @@ void ExpectLedger(const std::string& request_log, const std::vector<StreamOutcom
   EXPECT_TRUE(wrong.empty()) << absl::StrJoin(wrong, "\n");
 }
 
+int64_t ResidentBytes(pid_t pid) {
+  const std::vector<std::string> fields = absl::StrSplit(ReadFile(absl::StrCat("/proc/", pid, "/statm")), ' ');
+  int64_t num_pages = 0;
+  EXPECT_TRUE(fields.size() > 1 && absl::SimpleAtoi(fields[1], &num_pages));
+  return num_pages * ::sysconf(_SC_PAGESIZE);
+}
+
 uint64_t Seed() {
   const char* text = std::getenv("OUTRIDER_TEST_SEED");
   const uint64_t seed = text != nullptr && *text != '\0' ? std::strtoull(text, nullptr, 10) : std::random_device{}();
@@ -156,6 +163,69 @@ TEST(Clients, AThousandThatDisconnectAtRandomTokensLeaveNothingBehind) {
   EXPECT_EQ(Ids(after), Ids(expected));
   all.insert(all.end(), after.begin(), after.end());
   ExpectLedger(cluster.request_log(), all);
+}
+
+// A client that starts a call and does not read it. What comes fills HTTP/2's window, 64 KiB, and then waits.
+class StuckClient {
+ public:
+  StuckClient(const std::string& address, const v1::GenerateRequest& request, int deadline_s) {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);  // the window stays as it is
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    stub_ = v1::Inference::NewStub(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+    context_.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(deadline_s));
+    reader_ = stub_->Generate(&context_, request);
+  }
+  // Reads what is left to read.
+  StreamOutcome Finish() {
+    StreamOutcome outcome;
+    v1::GenerateResponse response;
+    while (reader_->Read(&response)) outcome.num_ends += response.has_finished();
+    const grpc::Status status = reader_->Finish();
+    outcome.code = status.error_code();
+    outcome.message = status.error_message();
+    return outcome;
+  }
+
+ private:
+  std::unique_ptr<v1::Inference::Stub> stub_;
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader_;
+};
+
+TEST(Clients, OneThatStopsReadingIsEndedByItsDeadlineOrItsBoundAndSlowsNobody) {
+  constexpr int kMaxTokens = 96, kBufferBytes = 512 << 10, kDeadlineS = 8;
+  Processes cluster({absl::StrCat("--max-stream-buffer-bytes=", kBufferBytes)});
+  cluster.StartGroup("a");
+  ASSERT_TRUE(cluster.AwaitGroups(1));
+  const auto expected = RunStreams(cluster.grpc_address(), Requests(kMaxTokens));
+  const int64_t resident = ResidentBytes(cluster.router().pid());
+  // About 300 bytes a token. Two choices are more than HTTP/2's window and what the transport takes beyond it (64 KiB
+  // each), so they wait in the router until the deadline; eight are more than its bound too.
+  v1::GenerateRequest wide = TestRequest(0, /*greedy=*/false, 450);
+  wide.set_num_logprobs(20);
+  wide.set_n(2);
+  v1::GenerateRequest huge = wide;
+  huge.set_n(8);
+  StuckClient cut(cluster.grpc_address(), huge, /*deadline_s=*/60);
+  StuckClient late(cluster.grpc_address(), wide, kDeadlineS);
+  // Others go on beside them.
+  EXPECT_EQ(Ids(RunStreams(cluster.grpc_address(), Requests(kMaxTokens))), Ids(expected));
+  Await("one is cut at its bound", [&] { return cluster.RouterMetric("outrider_streams_cut_total") == 1; });
+  Await("one ends by its deadline",
+        [&] { return cluster.RouterMetric("outrider_requests_total{outcome=\"deadline_exceeded\"") == 1; });
+  // The one that was cut holds nothing of its group any more, though its client has not read yet.
+  Await("the group is free", [&] {
+    return cluster.GroupMetric("a", "outrider_sequences_running") == 0 &&
+           cluster.GroupMetric("a", "outrider_sequences_waiting") == 0 &&
+           cluster.GroupMetric("a", "outrider_kv_cache_used_ratio") == 0;
+  });
+  EXPECT_LT(ResidentBytes(cluster.router().pid()) - resident, 32 << 20);
+  const StreamOutcome cut_outcome = cut.Finish();
+  EXPECT_EQ(cut_outcome.code, grpc::StatusCode::RESOURCE_EXHAUSTED) << cut_outcome.message;
+  EXPECT_EQ(cut_outcome.num_ends, 0);
+  EXPECT_EQ(late.Finish().code, grpc::StatusCode::DEADLINE_EXCEEDED);
+  ExpectNothingLeft(cluster, {"a"});
 }
 
 TEST(RequestLog, OnAFullDiskIsToldOnceAndServingGoesOn) {
