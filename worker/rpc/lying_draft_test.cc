@@ -254,13 +254,12 @@ TEST_F(LyingDraftTest, OfAMillionIds) {
 }
 
 TEST_F(LyingDraftTest, OfOldPositions) {
-  const auto dropped = Run(
-      Oracle(),
-      [](TestDrafter::Proposals proposals) {
-        for (auto& proposal : proposals) proposal.path.base_position = 1;
-        return proposals;
-      },
-      {}, kMaxTokensAskedOnce);
+  const auto dropped = Run(Oracle(),
+                           [](TestDrafter::Proposals proposals) {
+                             for (auto& proposal : proposals) proposal.path.base_position = 1;
+                             return proposals;
+                           },
+                           {});
   EXPECT_GT(dropped.at("stale_position") + dropped.at("mismatch"), 0);
 }
 
