@@ -23,6 +23,7 @@ struct LaunchShape {
   dim3 grid;
   int block = 0;            // threads
   size_t shared_bytes = 0;  // dynamic
+  int cluster = 1;          // blocks of a thread block cluster, which divides grid.x
 };
 
 #ifdef __CUDACC__
@@ -36,17 +37,38 @@ KernelError Launch(void (*kernel)(Parameters...), const LaunchShape& shape, Stre
                              static_cast<int>(shape.shared_bytes));
     if (error != cudaSuccess) return FromCuda(error);
   }
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(shape.cluster), 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = shape.grid;
   config.blockDim = dim3(static_cast<unsigned>(shape.block));
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = shape.cluster > 1 ? 2 : 1;
+  return FromCuda(cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...));
+}
+
+// How many clusters of such blocks the GPU runs at once.
+template <typename... Parameters>
+KernelError MaxActiveClusters(void (*kernel)(Parameters...), int block, size_t shared_bytes, int cluster, int* count) {
+  const void* const function = reinterpret_cast<const void*>(kernel);
+  cudaError_t error =
+      cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  if (error != cudaSuccess) return FromCuda(error);
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(cluster));
+  config.blockDim = dim3(static_cast<unsigned>(block));
+  config.dynamicSmemBytes = shared_bytes;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  return FromCuda(cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...));
+  return FromCuda(cudaOccupancyMaxActiveClusters(count, function, &config));
 }
 #endif
 

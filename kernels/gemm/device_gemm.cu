@@ -38,6 +38,22 @@ KernelError PackDeviceMatrix(const PackDeviceMatrixArgs& args, Stream stream) {
   return Launch(PackTiles, {.grid = dim3(1024), .block = 256}, stream, args);
 }
 
+namespace device {
+namespace {
+
+// Measured on an H200 with the shapes of an 8B model (kernels/README.md): tiles of 128 features by 128 rows win once
+// about half of the multiprocessors have one.
+DeviceMatMulKernel BestKernel(const MatMulView& view) {
+  constexpr int64_t kTilesMin = 72;
+  if (view.num_rows <= kStreamedRowsMax) return DeviceMatMulKernel::kStreaming;
+  if (view.num_rows <= 64) return DeviceMatMulKernel::kClustered;
+  const int64_t num_tiles = (int64_t{view.num_row_tiles} + 7) / 8 * ((view.num_rows + 127) / 128);
+  return num_tiles < kTilesMin ? DeviceMatMulKernel::kClustered : DeviceMatMulKernel::kTiled;
+}
+
+}  // namespace
+}  // namespace device
+
 KernelError DeviceMatMul(const DeviceMatMulArgs& args, Stream stream) {
   return DeviceMatMulWith(DeviceMatMulKernel::kAuto, args, stream);
 }
@@ -62,9 +78,9 @@ KernelError DeviceMatMulWith(DeviceMatMulKernel kernel, const DeviceMatMulArgs& 
                           .num_features = static_cast<int>(args.w.out_features),
                           .num_row_tiles = static_cast<int>(args.w.num_row_tiles()),
                           .num_k_tiles = static_cast<int>(args.w.padded_in_features() / 16)};
-  const bool tiled =
-      kernel == DeviceMatMulKernel::kTiled || (kernel == DeviceMatMulKernel::kAuto && args.num_rows > kStreamedRowsMax);
-  if (tiled) return device::LaunchTiledMatMul(view, args.epilogue, stream);
+  if (kernel == DeviceMatMulKernel::kAuto) kernel = device::BestKernel(view);
+  if (kernel == DeviceMatMulKernel::kClustered) return device::LaunchClusterMatMul(view, args.epilogue, stream);
+  if (kernel == DeviceMatMulKernel::kTiled) return device::LaunchTiledMatMul(view, args.epilogue, stream);
   // Any number of rows, kStreamedRowsMax at a time.
   const int64_t out_bytes = args.epilogue == DeviceEpilogue::kStoreBf16 || gated ? sizeof(uint16_t) : sizeof(float);
   for (int first = 0; first < args.num_rows; first += kStreamedRowsMax) {

@@ -2,12 +2,14 @@
 //
 //   acc[r][n] = sum over k of x[r][k] * w[n][k]        x [num_rows, K] bf16, w [N, K] bf16
 //
-// One order of addition for any number of rows. K is cut into chunks of 64; chunk c belongs to segment c % 8; a segment
-// adds its chunks ascending, 16 columns at a time in the tensor cores; the 8 segments are added ascending. Two kernels
-// follow it: up to kStreamedRowsMax rows each of 8 warps of a block takes a segment while the weights stream by
-// (mma.sync); above, one block walks the segments one after the other (wgmma), which was measured to give the same
-// bits. So the bits of an output depend on its own row of x and its own weights: not on the number of rows, their
-// index, their neighbours or the kernel.
+// One order of addition for any number of rows. K is cut into chunks of 64; chunk c belongs to segment c % 4; a segment
+// adds its chunks ascending, 16 columns at a time in the tensor cores; the 4 segments are added ascending. Three
+// kernels follow it, with mma.sync or wgmma, which were measured to give the same bits:
+//   streaming  each of 8 warps of a block takes a segment of one of two row tiles while the weights stream by
+//   clustered  each of 4 blocks of a thread block cluster takes a segment, then they exchange their sums
+//   tiled      a block walks the segments one after the other
+// So the bits of an output depend on its own row of x and its own weights: not on the number of rows, their index,
+// their neighbours or the kernel.
 //
 // Few rows are bound by memory: weights are laid out in the order in which they are consumed, so that a stage is one
 // contiguous copy of 16 KiB a tile, and the first stages are asked for before the kernel ahead has ended. Many rows are
@@ -22,8 +24,8 @@
 
 namespace outrider::kernels {
 
-// Rows above this go to the kernel for prompts.
-inline constexpr int kStreamedRowsMax = 64;
+// Rows up to this stream; above, the clustered kernel serves matrices of too few features to fill the GPU with tiles.
+inline constexpr int kStreamedRowsMax = 16;
 
 // Weights in the memory of a GPU, bf16, in tiles of 16 output features by 16 input features, tiles of the same output
 // features side by side, K ascending. A tile is 512 bytes: lane = 4 g + t of a warp has 16 of them, the elements
@@ -75,7 +77,7 @@ struct DeviceMatMulArgs {
 KernelError DeviceMatMul(const DeviceMatMulArgs& args, Stream stream);
 
 // Which kernel computes; for tests and benches. kAuto is what DeviceMatMul does.
-enum class DeviceMatMulKernel : uint8_t { kAuto, kStreaming, kTiled };
+enum class DeviceMatMulKernel : uint8_t { kAuto, kStreaming, kClustered, kTiled };
 KernelError DeviceMatMulWith(DeviceMatMulKernel kernel, const DeviceMatMulArgs& args, Stream stream);
 
 }  // namespace outrider::kernels

@@ -130,10 +130,55 @@ void Run() {
   });
   std::printf("{\"bench\":\"copy 235 MB\",\"us_median\":%.1f,\"tb_per_s\":%.3f}\n", copy.median_us,
               2.0 * static_cast<double>(weights[2].bytes()) / copy.median_us / 1e6);
-  for (const int rows : {1, 2, 4, 8, 16, 32, 64, 65, 128, 256, 512, 1024, 2048}) {
-    for (const DeviceMatMulKernel kernel : {DeviceMatMulKernel::kStreaming, DeviceMatMulKernel::kTiled}) {
+  // Valid before it is timed: every kernel gives a row the bits that it has alone.
+  std::vector<uint8_t> alone(28672 * 4), among(28672 * 4);
+  for (int s = 0; s < 4; ++s) {
+    const Shape& shape = kShapes[s];
+    const bool f32 = shape.epilogue == DeviceEpilogue::kAddF32;
+    const int64_t columns = shape.epilogue == DeviceEpilogue::kSiluMul ? 14336 : shape.features;
+    const int64_t row_bytes = columns * (f32 ? 4 : 2);
+    for (const DeviceMatMulKernel kernel :
+         {DeviceMatMulKernel::kStreaming, DeviceMatMulKernel::kTiled, DeviceMatMulKernel::kClustered}) {
+      for (const int rows : {1, 5, 8, 16, 17, 33, 64, 65, 128, 129, 256, 300}) {
+        Check(cudaMemset(out, 0, kMaxRows * 14336 * 4), "out");
+        product(0, s, rows, kernel);
+        Check(cudaStreamSynchronize(stream), shape.name);
+        int64_t num_different = 0;
+        for (const int row : {0, rows / 2, rows - 1}) {
+          Check(cudaMemcpy(among.data(), static_cast<uint8_t*>(out) + row * row_bytes, static_cast<size_t>(row_bytes),
+                           cudaMemcpyDeviceToHost),
+                "copy");
+          uint8_t* const spare = static_cast<uint8_t*>(out) + int64_t{kMaxRows} * 14336 * 2;
+          Check(cudaMemset(spare, 0, static_cast<size_t>(row_bytes)), "out");
+          Check(DeviceMatMulWith(DeviceMatMulKernel::kStreaming,
+                                 {.w = weights[static_cast<size_t>(s)],
+                                  .x = x + row * shape.columns,
+                                  .x_stride = shape.columns,
+                                  .num_rows = 1,
+                                  .out = spare,
+                                  .out_stride = columns,
+                                  .epilogue = shape.epilogue},
+                                 stream),
+                shape.name);
+          Check(cudaStreamSynchronize(stream), shape.name);
+          Check(cudaMemcpy(alone.data(), spare, static_cast<size_t>(row_bytes), cudaMemcpyDeviceToHost), "copy");
+          for (int64_t i = 0; i < row_bytes; ++i) num_different += alone[i] != among[i];
+        }
+        if (num_different > 0) {
+          std::printf("%s, kernel %d, %d rows: %lld bytes differ from a row's own\n", shape.name,
+                      static_cast<int>(kernel), rows, static_cast<long long>(num_different));
+        }
+      }
+    }
+  }
+  for (const int rows : {1, 2, 4, 8, 9, 16, 17, 32, 33, 64, 65, 128, 256, 512, 1024, 2048}) {
+    for (const DeviceMatMulKernel kernel : {DeviceMatMulKernel::kAuto, DeviceMatMulKernel::kStreaming,
+                                            DeviceMatMulKernel::kClustered, DeviceMatMulKernel::kTiled}) {
       const bool streaming = kernel == DeviceMatMulKernel::kStreaming;
-      if (streaming ? rows > 256 : rows < 16) continue;
+      const bool clustered = kernel == DeviceMatMulKernel::kClustered;
+      if (streaming && (rows < 16 || rows > 32)) continue;
+      if (clustered && (rows < 8 || rows > 256)) continue;
+      if (kernel == DeviceMatMulKernel::kTiled && (rows < 64 || rows > 512)) continue;
       const Timing chain = TimeGraph(stream, [&] {
         for (int layer = 0; layer < kLayers; ++layer) {
           for (int s = 0; s < 4; ++s) product(layer, s, rows, kernel);
@@ -151,8 +196,13 @@ void Run() {
       std::printf(
           "{\"bench\":\"8B products rows=%d %s\",\"us_median\":%.1f,\"us_p10\":%.1f,\"us_p90\":%.1f,"
           "\"tb_per_s\":%.3f,\"tflop_per_s\":%.1f,\"us_each\":{",
-          rows, streaming ? "streaming" : "tiled", chain.median_us, chain.p10_us, chain.p90_us,
-          total_bytes / chain.median_us / 1e6, total_flops * rows / chain.median_us / 1e6);
+          rows,
+          kernel == DeviceMatMulKernel::kAuto ? "auto"
+          : streaming                         ? "streaming"
+          : clustered                         ? "clustered"
+                                              : "tiled",
+          chain.median_us, chain.p10_us, chain.p90_us, total_bytes / chain.median_us / 1e6,
+          total_flops * rows / chain.median_us / 1e6);
       for (int s = 0; s < 4; ++s) std::printf("%s\"%s\":%.2f", s > 0 ? "," : "", kShapes[s].name, each[s]);
       std::printf("}}\n");
       std::fflush(stdout);

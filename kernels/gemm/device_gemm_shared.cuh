@@ -1,4 +1,4 @@
-// What the two kernels of device_gemm.h share: the layout's numbers and the epilogue.
+// What the kernels of device_gemm.h share: the layout's numbers and the epilogue.
 #pragma once
 
 #include "kernels/common/cuda_device.cuh"
@@ -8,7 +8,7 @@ namespace outrider::kernels::device {
 
 inline constexpr int kTileBytes = 512;    // 16 x 16 weights
 inline constexpr int kChunkColumns = 64;  // of K: four tiles
-inline constexpr int kNumSegments = 8;    // chunk c belongs to segment c % 8
+inline constexpr int kNumSegments = 4;    // chunk c belongs to segment c % 4
 inline constexpr int kTilesPerChunk = kChunkColumns / 16;
 
 // DeviceMatMulArgs as a kernel sees it.
@@ -49,5 +49,6 @@ __device__ __forceinline__ void StoreGated(const MatMulView& view, int row, int 
 
 KernelError LaunchStreamingMatMul(const MatMulView& view, DeviceEpilogue epilogue, Stream stream);
 KernelError LaunchTiledMatMul(const MatMulView& view, DeviceEpilogue epilogue, Stream stream);
+KernelError LaunchClusterMatMul(const MatMulView& view, DeviceEpilogue epilogue, Stream stream);
 
 }  // namespace outrider::kernels::device

@@ -1,4 +1,4 @@
-// Products of up to 64 rows: weights stream through a ring in shared memory, one producer warp and eight warps that
+// Products of up to 16 rows: weights stream through a ring in shared memory, one producer warp and eight warps that
 // multiply. A block owns a run of row tiles and takes two at a time past each stage of x. Recipe and its figures:
 // kernels/README.md.
 #include "kernels/common/cuda_launch.h"
@@ -7,11 +7,13 @@
 namespace outrider::kernels::device {
 namespace {
 
-constexpr int kMultiplyWarps = kNumSegments;
-constexpr int kThreads = (kMultiplyWarps + 1) * 32;
-constexpr int kStageColumns = kNumSegments * kChunkColumns;  // one chunk a warp
-constexpr int kStageTiles = kStageColumns / 16;
 constexpr int kTilesAtOnce = 2;  // row tiles
+constexpr int kMultiplyWarps = kTilesAtOnce * kNumSegments;
+constexpr int kThreads = (kMultiplyWarps + 1) * 32;
+constexpr int kChunksPerStage = 8;  // two a warp
+constexpr int kStageColumns = kChunksPerStage * kChunkColumns;
+constexpr int kStageTiles = kStageColumns / 16;
+static_assert(kChunksPerStage % kNumSegments == 0);
 constexpr int kTileStageBytes = kStageTiles * kTileBytes;
 // 16 bytes between rows of x in shared memory keep eight rows' reads in different banks.
 constexpr int kXRowBytes = kStageColumns * 2 + 16;
@@ -21,7 +23,7 @@ template <int kGroups>
 struct Ring {
   static constexpr int kWeightBytes = kTilesAtOnce * kTileStageBytes;
   static constexpr int kStageBytes = kWeightBytes + kGroups * 8 * kXRowBytes;
-  static constexpr int kReduceBytes = kNumSegments * kGroups * 128 * 4;
+  static constexpr int kReduceBytes = kMultiplyWarps * kGroups * 128 * 4;
   static constexpr int kBytesMax = 232448 - 128;
   static constexpr int kFit = (kBytesMax - kReduceBytes) / kStageBytes;
   static constexpr int kNumStages = kFit < 6 ? kFit : 6;
@@ -34,7 +36,7 @@ __global__ void __launch_bounds__(kThreads, 1) StreamingMatMul(const MatMulView 
   using R = Ring<kGroups>;
   extern __shared__ __align__(128) uint8_t shared[];
   uint8_t* const reduce_bytes = shared + R::kNumStages * R::kStageBytes;
-  float* const reduce = reinterpret_cast<float*>(reduce_bytes);  // [segment][group][feature 16][row 8]
+  float* const reduce = reinterpret_cast<float*>(reduce_bytes);  // [tile][segment][group][feature 16][row 8]
   const uint32_t full = SharedAddress(reduce_bytes + R::kReduceBytes);
   const uint32_t empty = full + R::kNumStages * 8;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -106,36 +108,36 @@ __global__ void __launch_bounds__(kThreads, 1) StreamingMatMul(const MatMulView 
 
   WaitForEarlierKernels();  // the residual stream and out
   const int g = lane / 4, t = lane % 4;
+  const int segment = warp % kNumSegments, n = warp / kNumSegments;  // n: which of the row tiles
   int i = 0;
   for (int tile = first_tile; tile < end_tile; tile += kTilesAtOnce) {
     const int num_tiles = min(kTilesAtOnce, end_tile - tile);
-    float acc[kTilesAtOnce][kGroups][4] = {};
+    float acc[kGroups][4] = {};
     for (int s = 0; s < num_stages_of_k; ++s, ++i) {
       const int stage = i % R::kNumStages;
       WaitBarrier(full + stage * 8, i / R::kNumStages & 1);
       const uint8_t* const base = shared + stage * R::kStageBytes;
-      if (s * kStageTiles + warp * kTilesPerChunk < view.num_k_tiles) {
-        uint4 a[kTilesAtOnce][kTilesPerChunk];
+#pragma unroll
+      for (int turn = 0; turn < kChunksPerStage / kNumSegments; ++turn) {
+        const int chunk = turn * kNumSegments + segment;
+        if (s * kStageTiles + chunk * kTilesPerChunk >= view.num_k_tiles) break;
+        uint4 a[kTilesPerChunk];
 #pragma unroll
         for (int j = 0; j < kTilesPerChunk; ++j) {
-          const uint8_t* const w = base + (warp * kTilesPerChunk + j) * kTileBytes + lane * 16;
-          a[0][j] = *reinterpret_cast<const uint4*>(w);
-          a[1][j] = *reinterpret_cast<const uint4*>(w + kTileStageBytes);
+          a[j] = *reinterpret_cast<const uint4*>(base + n * kTileStageBytes +
+                                                 (chunk * kTilesPerChunk + j) * kTileBytes + lane * 16);
         }
         const uint32_t x =
-            SharedAddress(base + R::kWeightBytes + lane % 8 * kXRowBytes) + warp * kChunkColumns * 2 + lane / 8 * 16;
+            SharedAddress(base + R::kWeightBytes + lane % 8 * kXRowBytes) + chunk * kChunkColumns * 2 + lane / 8 * 16;
 #pragma unroll
         for (int group = 0; group < kGroups; ++group) {
 #pragma unroll
           for (int half = 0; half < kTilesPerChunk / 2; ++half) {
             uint32_t b[4];
             LoadMatrices4(x + group * 8 * kXRowBytes + half * 64, b);
-#pragma unroll
-            for (int n = 0; n < kTilesAtOnce; ++n) {
-              const uint4 a0 = a[n][half * 2], a1 = a[n][half * 2 + 1];
-              MmaBf16(acc[n][group], a0.x, a0.y, a0.z, a0.w, b[0], b[1]);
-              MmaBf16(acc[n][group], a1.x, a1.y, a1.z, a1.w, b[2], b[3]);
-            }
+            const uint4 a0 = a[half * 2], a1 = a[half * 2 + 1];
+            MmaBf16(acc[group], a0.x, a0.y, a0.z, a0.w, b[0], b[1]);
+            MmaBf16(acc[group], a1.x, a1.y, a1.z, a1.w, b[2], b[3]);
           }
         }
       }
@@ -143,42 +145,35 @@ __global__ void __launch_bounds__(kThreads, 1) StreamingMatMul(const MatMulView 
       if (lane == 0) Arrive(empty + stage * 8);
     }
 
-    // Segments ascending: warp w has segment w.
     constexpr int kMultiplyThreads = kMultiplyWarps * 32;
-    constexpr int kOutputs = (kGroups * 128 + kMultiplyThreads - 1) / kMultiplyThreads;
-    float first_sums[kOutputs];
 #pragma unroll
-    for (int n = 0; n < kTilesAtOnce; ++n) {
-      if (n >= num_tiles) break;
+    for (int group = 0; group < kGroups; ++group) {
 #pragma unroll
-      for (int group = 0; group < kGroups; ++group) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          reduce[(warp * kGroups + group) * 128 + (g + e / 2 * 8) * 8 + t * 2 + e % 2] = acc[n][group][e];
-        }
+      for (int e = 0; e < 4; ++e) {
+        reduce[(warp * kGroups + group) * 128 + (g + e / 2 * 8) * 8 + t * 2 + e % 2] = acc[group][e];
       }
-      SyncNamed(1, kMultiplyThreads);
-#pragma unroll
-      for (int o = 0; o < kOutputs; ++o) {
-        const int output = o * kMultiplyThreads + threadIdx.x;
-        const int row = output / 16, feature = output % 16;
-        if (row >= kGroups * 8 || row >= view.num_rows) continue;
-        const float* const from = reduce + row / 8 * 128 + feature * 8 + row % 8;
-        float sum = from[0];
-#pragma unroll
-        for (int segment = 1; segment < kNumSegments; ++segment) sum += from[segment * kGroups * 128];
-        if constexpr (kGated) {
-          if (n == 0) {
-            first_sums[o] = sum;
-          } else {
-            StoreGated(view, row, tile / 2, feature, first_sums[o], sum);
-          }
-        } else {
-          StoreOutput<kEpilogue>(view, row, (tile + n) * 16 + feature, sum);
-        }
-      }
-      SyncNamed(1, kMultiplyThreads);
     }
+    SyncNamed(1, kMultiplyThreads);
+    // Segments ascending.
+    const auto sum_of = [&](int which, int row, int feature) {
+      const float* const from = reduce + (which * kNumSegments * kGroups + row / 8) * 128 + feature * 8 + row % 8;
+      float sum = from[0];
+#pragma unroll
+      for (int other = 1; other < kNumSegments; ++other) sum += from[other * kGroups * 128];
+      return sum;
+    };
+    const int num_outputs = view.num_rows * 16 * (kGated ? 1 : num_tiles);
+    for (int output = threadIdx.x; output < num_outputs; output += kMultiplyThreads) {
+      const int feature = output % 16;
+      if constexpr (kGated) {
+        const int row = output / 16;
+        StoreGated(view, row, tile / 2, feature, sum_of(0, row, feature), sum_of(1, row, feature));
+      } else {
+        const int row = output / 16 / num_tiles, which = output / 16 % num_tiles;
+        StoreOutput<kEpilogue>(view, row, (tile + which) * 16 + feature, sum_of(which, row, feature));
+      }
+    }
+    SyncNamed(1, kMultiplyThreads);
   }
 }
 
@@ -203,10 +198,9 @@ KernelError LaunchGroups(const MatMulView& view, Stream stream) {
 
 template <DeviceEpilogue kEpilogue>
 KernelError LaunchEpilogue(const MatMulView& view, Stream stream) {
+  static_assert(kStreamedRowsMax == 16);
   if (view.num_rows <= 8) return LaunchGroups<1, kEpilogue>(view, stream);
-  if (view.num_rows <= 16) return LaunchGroups<2, kEpilogue>(view, stream);
-  if (view.num_rows <= 32) return LaunchGroups<4, kEpilogue>(view, stream);
-  return LaunchGroups<8, kEpilogue>(view, stream);
+  return LaunchGroups<2, kEpilogue>(view, stream);
 }
 
 }  // namespace

@@ -18,7 +18,8 @@ using testing::RandomTensor;
 using testing::RoundedToBf16;
 using testing::ToBf16;
 
-constexpr DeviceMatMulKernel kBoth[] = {DeviceMatMulKernel::kStreaming, DeviceMatMulKernel::kTiled};
+constexpr DeviceMatMulKernel kAll[] = {DeviceMatMulKernel::kStreaming, DeviceMatMulKernel::kClustered,
+                                       DeviceMatMulKernel::kTiled};
 
 int64_t PaddedColumns(int64_t columns) { return (columns + 63) / 64 * 64; }
 
@@ -97,7 +98,7 @@ void Reference(const Weights& w, const Rows& x, int64_t num_rows, std::vector<do
   }
 }
 
-TEST(DeviceMatMul, AgreesWithTheExactProductInBothKernels) {
+TEST(DeviceMatMul, AgreesWithTheExactProductInEveryKernel) {
   const uint64_t seed = testing::TestSeed(41);
   struct Shape {
     int rows, features, columns;
@@ -117,7 +118,7 @@ TEST(DeviceMatMul, AgreesWithTheExactProductInBothKernels) {
     std::vector<double> sums, bounds;
     Reference(w, x, shape.rows, &sums, &bounds);
     const int64_t stride = (shape.features + 7) / 8 * 8 + 8;
-    for (const DeviceMatMulKernel kernel : kBoth) {
+    for (const DeviceMatMulKernel kernel : kAll) {
       SCOPED_TRACE(::testing::Message() << shape.rows << " x " << shape.features << " x " << shape.columns << " kernel "
                                         << static_cast<int>(kernel));
       const auto check = [&](const std::vector<float>& out, int64_t out_stride, double output_roundoff,
@@ -177,7 +178,7 @@ TEST(DeviceMatMul, GatesOneHalfByTheOther) {
   const Rows x(kRows, kColumns, seed + 1);
   std::vector<double> sums, bounds;
   Reference(w, x, kRows, &sums, &bounds);
-  for (const DeviceMatMulKernel kernel : kBoth) {
+  for (const DeviceMatMulKernel kernel : kAll) {
     DeviceBuffer<uint16_t> out(kRows * kHalf);
     ASSERT_EQ(DeviceMatMulWith(kernel,
                                {.w = w.matrix,
@@ -236,7 +237,7 @@ TEST(DeviceMatMul, BitsOfARowDoNotDependOnRowsNeighboursOrKernel) {
       return out.Download();
     };
     const std::vector<float> all = run(DeviceMatMulKernel::kTiled, 0, kRows);
-    for (const DeviceMatMulKernel kernel : kBoth) {
+    for (const DeviceMatMulKernel kernel : kAll) {
       for (const int rows : {1, 2, 5, 8, 13, 16, 32, 64, 65, 128, 256, kRows}) {
         // The last rows, so that their index differs too.
         const std::vector<float> some = run(kernel, kRows - rows, rows);
@@ -258,7 +259,7 @@ TEST(DeviceMatMul, ARowThatIsNotFiniteLeavesItsNeighboursAlone) {
   std::vector<uint16_t> bits = x.memory.Download();
   for (int k = 0; k < kColumns; ++k) bits[3 * x.stride + k] = 0x7FC0;
   const DeviceBuffer<uint16_t> with_nan(bits);
-  for (const DeviceMatMulKernel kernel : kBoth) {
+  for (const DeviceMatMulKernel kernel : kAll) {
     const auto run = [&](const uint16_t* rows) {
       DeviceBuffer<float> out(kRows * kFeatures);
       EXPECT_EQ(DeviceMatMulWith(kernel,

@@ -5,7 +5,8 @@
 namespace outrider::kernels {
 namespace {
 
-constexpr int kThreads = 1024;
+constexpr int kThreads = 512;
+constexpr int kCluster = 8;  // blocks a row
 
 // A logit and its id as one number that compares as the rule says: higher logit first, then lower id. NaN and plus
 // infinity come out above every finite logit.
@@ -19,27 +20,31 @@ __device__ __forceinline__ uint64_t Key(float logit, int id) {
 
 __global__ void __launch_bounds__(kThreads) ArgMaxRows(const DeviceArgMaxArgs args) {
   __shared__ uint64_t warp_keys[kThreads / 32];
+  __shared__ uint64_t block_keys[kCluster];  // used in the first block
+  const int row = blockIdx.x / kCluster, rank = blockIdx.x % kCluster;
+  device::SyncCluster();  // all blocks run: their memory may be written
   device::LetLaterKernelsStart();
   device::WaitForEarlierKernels();
-  const float* const logits = args.logits + blockIdx.x * args.logits_stride;
+  const float* const logits = args.logits + row * args.logits_stride;
   uint64_t best = 0;
   const auto offer = [&](float logit, int id) {
     const uint64_t key = Key(logit, id);
     best = key > best ? key : best;
   };
-  // One block reads a whole row: several wide loads at a time keep it from waiting for each.
+  // Several wide loads at a time keep a thread from waiting for each.
   const bool aligned = (reinterpret_cast<uintptr_t>(logits) & 15) == 0;
   const int num_fours = aligned ? args.vocab_size / 4 : 0;
   const float4* const fours = reinterpret_cast<const float4*>(logits);
+  const int thread = rank * kThreads + threadIdx.x;
 #pragma unroll 8
-  for (int i = threadIdx.x; i < num_fours; i += kThreads) {
+  for (int i = thread; i < num_fours; i += kThreads * kCluster) {
     const float4 v = fours[i];
     offer(v.x, 4 * i);
     offer(v.y, 4 * i + 1);
     offer(v.z, 4 * i + 2);
     offer(v.w, 4 * i + 3);
   }
-  for (int id = 4 * num_fours + threadIdx.x; id < args.vocab_size; id += kThreads) offer(logits[id], id);
+  for (int id = 4 * num_fours + thread; id < args.vocab_size; id += kThreads * kCluster) offer(logits[id], id);
   const auto fold = [&] {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) {
@@ -50,8 +55,14 @@ __global__ void __launch_bounds__(kThreads) ArgMaxRows(const DeviceArgMaxArgs ar
   fold();
   if (threadIdx.x % 32 == 0) warp_keys[threadIdx.x / 32] = best;
   __syncthreads();
-  if (threadIdx.x >= 32) return;
-  best = warp_keys[threadIdx.x];
+  if (threadIdx.x < 32) {
+    best = threadIdx.x < kThreads / 32 ? warp_keys[threadIdx.x] : 0;
+    fold();
+    if (threadIdx.x == 0) device::StoreRemote(device::RemoteAddress(device::SharedAddress(block_keys + rank), 0), best);
+  }
+  device::SyncCluster();
+  if (rank != 0 || threadIdx.x >= 32) return;
+  best = threadIdx.x < kCluster ? block_keys[threadIdx.x] : 0;
   fold();
   if (threadIdx.x != 0) return;
   if (args.best_logits != nullptr) {
@@ -59,7 +70,7 @@ __global__ void __launch_bounds__(kThreads) ArgMaxRows(const DeviceArgMaxArgs ar
     args.best_logits[blockIdx.x] = __uint_as_float(ordered & 0x80000000u ? ordered ^ 0x80000000u : ~ordered);
   }
   const uint64_t lowest_good = Key(-3.402823466e+38f, 0x7FFFFFFF), highest_good = Key(3.402823466e+38f, 0);
-  args.token_ids[blockIdx.x] =
+  args.token_ids[row] =
       best < lowest_good || best > highest_good ? -1 : static_cast<int32_t>(0xFFFFFFFFu - static_cast<uint32_t>(best));
 }
 
@@ -71,7 +82,9 @@ KernelError DeviceArgMax(const DeviceArgMaxArgs& args, Stream stream) {
   }
   if (args.num_rows == 0) return KernelError::kOk;
   if (args.logits == nullptr || args.token_ids == nullptr) return KernelError::kNullPointer;
-  return Launch(ArgMaxRows, {.grid = dim3(static_cast<unsigned>(args.num_rows)), .block = kThreads}, stream, args);
+  return Launch(ArgMaxRows,
+                {.grid = dim3(static_cast<unsigned>(args.num_rows) * kCluster), .block = kThreads, .cluster = kCluster},
+                stream, args);
 }
 
 }  // namespace outrider::kernels

@@ -1,5 +1,5 @@
-// The greedy choice on a GPU: what ArgMax of sample_row.h gives, a block a row. The highest logit, ties to the lowest
-// id; -1 if a logit is NaN or plus infinity, or all are minus infinity.
+// The greedy choice on a GPU: what ArgMax of sample_row.h gives, a cluster of eight blocks a row. The highest logit,
+// ties to the lowest id; -1 if a logit is NaN or plus infinity, or all are minus infinity.
 //
 // Thread safety: pure; work is queued in the stream.
 #pragma once
