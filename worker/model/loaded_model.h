@@ -25,7 +25,7 @@ namespace outrider {
 class ModelRunner;
 
 // Part of every numerics_id. Raise it with any change of kernels, forward pass or sampling that can change a bit.
-inline constexpr int kKernelRevision = 1;
+inline constexpr int kKernelRevision = 2;
 
 struct LoadOptions {
   Device device = Device::kCpu;
