@@ -315,17 +315,20 @@ absl::Status Supervisor::Run() {
 
 absl::Status Supervisor::StopInOrder() {
   stopping_ = true;
-  TimePoint bound = std::chrono::steady_clock::now() + options_.drain_bound;
+  const TimePoint told_at = std::chrono::steady_clock::now();
+  TimePoint bound = told_at + options_.drain_bound;
   bool told_others = false;
   if (!units_.empty()) Signal(units_[0], SIGTERM);
   while (AnyAlive()) {
     pollfd fd{signal_fd_, POLLIN, 0};
     ::poll(&fd, 1, kPollMs);
     signalfd_siginfo info;
-    bool again = false;
-    while (::read(signal_fd_, &info, sizeof(info)) == sizeof(info)) again |= info.ssi_signo != SIGCHLD;
-    Reap().IgnoreError();
     const TimePoint now = std::chrono::steady_clock::now();
+    bool again = false;
+    while (::read(signal_fd_, &info, sizeof(info)) == sizeof(info)) {
+      again |= info.ssi_signo != SIGCHLD && now - told_at >= options_.same_signal_bound;
+    }
+    Reap().IgnoreError();
     if (again || (told_others && now >= bound)) {
       for (const Unit& unit : units_) {
         for (const auto& [pid, child] : unit.alive) bad_stops_.push_back(absl::StrCat(child.name, " had to be killed"));

@@ -35,6 +35,9 @@ struct SupervisorOptions {
   int max_early_exits = 3;
   // The rest of a unit has so long to end by itself once one of it ended with code 0, as after SIGTERM; else none.
   Duration leave_bound = std::chrono::seconds(5);
+  // A signal to end that comes within so long of the first is the same one: `timeout`, and a terminal's Ctrl-C, send
+  // theirs to the process and to its group.
+  Duration same_signal_bound = std::chrono::milliseconds(500);
   ChildWatch::Options watch;
   // Of the delays before restarts.
   uint64_t seed = 0;
@@ -54,8 +57,8 @@ class Supervisor {
   void Add(UnitPlan unit);
 
   // Starts everything and supervises until SIGTERM, SIGINT or Stop(). OK after an orderly stop: all children are gone.
-  // A second signal kills at once. UNAVAILABLE when a unit could not be brought up (options.max_early_exits). REQUIRES:
-  // BlockSignals() was called before any other thread started.
+  // A second signal, later than options.same_signal_bound, kills at once. UNAVAILABLE when a unit could not be brought
+  // up (options.max_early_exits). REQUIRES: BlockSignals() was called before any other thread started.
   absl::Status Run();
 
   // From here on every unit is restarted without end.

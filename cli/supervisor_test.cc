@@ -64,11 +64,12 @@ TEST_F(SupervisorTest, StartsAUnitAgainWhenItEnds) {
 
 TEST_F(SupervisorTest, KillsTheRestOfAUnitAndStartsAllOfItAnew) {
   Supervisor supervisor(options_);
-  // Rank 0 stays; rank 1 ends the first time only.
+  // Rank 0 stays; rank 1 ends the first time only, once rank 0 has been seen.
   supervisor.Add({"group",
                   {Shell("rank0", "echo $$ >> " + Path("rank0") + "; exec sleep 1000"),
                    Shell("rank1", "echo $$ >> " + Path("rank1") + "; [ $(wc -l < " + Path("rank1") +
-                                      ") -gt 1 ] && exec sleep 1000; exit 3")}});
+                                      ") -gt 1 ] && exec sleep 1000; while [ ! -s " + Path("rank0") +
+                                      " ]; do sleep 0.01; done; exit 3")}});
   supervisor.MarkReady();
   std::thread stopper([&] {
     AwaitLines("rank0", 2);
@@ -163,6 +164,41 @@ TEST_F(SupervisorTest, StopsTheFirstUnitBeforeTheOthers) {
   EXPECT_TRUE(supervisor.Run().ok());
   stopper.join();
   EXPECT_EQ(Read("order"), "router\ngroup\n");
+}
+
+// `timeout 10 outrider serve` signals serve, then the process group that serve is in.
+TEST_F(SupervisorTest, TakesASignalThatComesTwiceAtOnceForOne) {
+  options_.same_signal_bound = std::chrono::hours(1);
+  Supervisor supervisor(options_);
+  supervisor.Add({"unit",
+                  {Shell("unit", "trap 'echo x >> " + Path("told") + "; sleep 0.2; exit 0' TERM; echo x >> " +
+                                     Path("up") + "; while :; do sleep 0.01; done")}});
+  std::thread sender([&] {
+    AwaitLines("up", 1);
+    ::kill(::getpid(), SIGTERM);
+    AwaitLines("told", 1);
+    ::kill(::getpid(), SIGTERM);
+  });
+  EXPECT_TRUE(supervisor.Run().ok());
+  sender.join();
+}
+
+TEST_F(SupervisorTest, KillsAtOnceOnASecondSignal) {
+  options_.same_signal_bound = Duration::zero();
+  Supervisor supervisor(options_);
+  supervisor.Add(
+      {"slow",
+       {Shell("slow", "trap 'echo x >> " + Path("told") + "; while :; do sleep 0.01; done' TERM; echo x >> " +
+                          Path("up") + "; while :; do sleep 0.01; done")}});
+  std::thread sender([&] {
+    AwaitLines("up", 1);
+    ::kill(::getpid(), SIGTERM);
+    AwaitLines("told", 1);
+    ::kill(::getpid(), SIGTERM);
+  });
+  const absl::Status status = supervisor.Run();
+  sender.join();
+  EXPECT_NE(status.message().find("slow had to be killed"), absl::string_view::npos) << status.message();
 }
 
 TEST_F(SupervisorTest, KillsWhatIgnoresTheStop) {
