@@ -10,7 +10,6 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <memory>
@@ -27,6 +26,7 @@
 #include "cli/cluster_pages.h"
 #include "cli/cluster_plan.h"
 #include "cli/model_check.h"
+#include "cli/runtime_folder.h"
 #include "cli/supervisor.h"
 #include "proto/inference.grpc.pb.h"
 
@@ -37,31 +37,6 @@ namespace {
 constexpr Duration kDraftWaitMax = std::chrono::seconds(20);
 constexpr auto kPollInterval = std::chrono::milliseconds(50);
 constexpr Duration kProgressInterval = std::chrono::seconds(5);
-
-// The folder of the workers' sockets; only this user may enter it. Gone with the object.
-class RuntimeFolder {
- public:
-  static absl::StatusOr<std::unique_ptr<RuntimeFolder>> Make() {
-    const char* base = std::getenv("TMPDIR");
-    std::string pattern = absl::StrCat(base != nullptr && *base != '\0' ? base : "/tmp", "/outrider-XXXXXX");
-    // A unix socket's path has at most 107 bytes.
-    if (pattern.size() > 70) pattern = "/tmp/outrider-XXXXXX";
-    if (::mkdtemp(pattern.data()) == nullptr) {
-      return absl::UnavailableError(absl::StrCat("can not make a folder ", pattern, ": ", std::strerror(errno),
-                                                 "; set TMPDIR to a writable one"));
-    }
-    return std::unique_ptr<RuntimeFolder>(new RuntimeFolder(pattern));
-  }
-  ~RuntimeFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  explicit RuntimeFolder(std::string path) : path_(std::move(path)) {}
-  const std::string path_;
-};
 
 // A port that can be bound on `host` now: `port` itself, or a free one for 0. UNAVAILABLE naming what is wrong. The
 // socket is closed again; should another process take the port before the router does, the router says so.
@@ -130,7 +105,7 @@ absl::Status RunServe(ClusterOptions options) {
   Supervisor::BlockSignals();
   RETURN_IF_ERROR(CheckModels(options));
   ASSIGN_OR_RETURN(options.grpc_port, ProbePort(options.host, options.grpc_port));
-  ASSIGN_OR_RETURN(const std::unique_ptr<RuntimeFolder> folder, RuntimeFolder::Make());
+  ASSIGN_OR_RETURN(const std::unique_ptr<RuntimeFolder> folder, RuntimeFolder::Make(RuntimeFolder::DefaultBase()));
 
   std::random_device random;
   Supervisor supervisor({.program = std::filesystem::read_symlink("/proc/self/exe").string(), .seed = random()});
