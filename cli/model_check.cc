@@ -36,6 +36,10 @@ absl::Status CheckModels(const ClusterOptions& options) {
                                                    options.model, " has ", target.config.num_heads,
                                                    " attention heads, and a rank needs at least one"));
   }
+  if (static_cast<int64_t>(options.max_model_len) > target.config.max_positions) {
+    return absl::InvalidArgumentError(absl::StrCat("--max-model-len ", options.max_model_len, ": ", options.model,
+                                                   " has ", target.config.max_positions, " positions"));
+  }
   if (options.draft_model.empty()) return absl::OkStatus();
   ASSIGN_OR_RETURN(const ModelDescription draft, Describe(options.draft_model, options.load_format));
   if (target.config.vocab_size != draft.config.vocab_size) {

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "cli/config_loader.h"
 #include "cli/config_schema.h"
+#include "cli/supervisor.h"  // kExitUsage
 #include "proto/config.pb.h"
 #include "router/router_main.h"
 #include "worker/draft_main.h"
@@ -54,13 +55,13 @@ void AddProcess(CLI::App& app, int& exit_code, const char* name, const char* des
     absl::Status status = LoadConfig(sources, &config);
     if (!status.ok()) {
       LogError(status.message());
-      exit_code = 2;
+      exit_code = kExitUsage;
       return;
     }
     status = run(config);
     if (!status.ok()) {
       LogError(status.message());
-      exit_code = 1;
+      exit_code = status.code() == absl::StatusCode::kInvalidArgument ? kExitUsage : 1;
     }
   });
 }
