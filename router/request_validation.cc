@@ -1,6 +1,8 @@
 #include "router/request_validation.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstdint>
 #include <limits>
 
 #include "absl/container/flat_hash_set.h"
@@ -14,12 +16,19 @@ namespace {
 
 absl::Status Invalid(const std::string& message) { return absl::InvalidArgumentError(message); }
 
+// Whole numbers without an exponent.
+std::string Plain(double number) {
+  return std::abs(number) < 1e15 && number == std::floor(number) ? absl::StrCat(static_cast<int64_t>(number))
+                                                                 : absl::StrCat(number);
+}
+
 // OK if absent or low <= value <= high; NaN is not.
 template <typename T>
 absl::Status CheckRange(const char* field, const std::optional<T>& value, double low, double high,
                         const char* remedy = "") {
   if (!value.has_value() || (*value >= low && *value <= high)) return absl::OkStatus();
-  return Invalid(absl::StrCat(field, " = ", *value, " is out of range; it takes ", low, " to ", high, remedy));
+  return Invalid(
+      absl::StrCat(field, " = ", *value, " is out of range; it takes ", Plain(low), " to ", Plain(high), remedy));
 }
 
 // A role in a message is short and printable, or its length is told instead.

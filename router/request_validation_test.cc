@@ -59,6 +59,12 @@ TEST(RequestValidation, KnowsTheRoles) {
   ExpectInvalid(CheckInput(input), {"messages[0].role", "'robot'", "system, user or assistant"});
 }
 
+TEST(RequestValidation, WritesWholeBoundsWithoutAnExponent) {
+  RequestInput input = Text("hi");
+  input.max_tokens = 0;
+  ExpectInvalid(CheckInput(input), {"it takes 1 to 4294967295"});
+}
+
 TEST(RequestValidation, NamesEveryParameterOutOfRange) {
   static constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
