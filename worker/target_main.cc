@@ -350,7 +350,7 @@ absl::Status RunFollowing(const v1::TargetConfig& config, TerminationWatcher& te
   const Duration step_timeout = std::chrono::milliseconds(config.step_timeout_ms());
   ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server,
                    RpcServer::Start(
-                       {.host = config.host(), .port = static_cast<int>(config.grpc_port())}, {}, {},
+                       {.host = config.host(), .port = static_cast<int>(ResolveGrpcPort(config))}, {}, {},
                        [&health] { return health.IsReady(); }, [&health] { return health.IsLive(); }));
   RETURN_IF_ERROR(WriteAddresses(config, *server, metrics_server.get()));
   const absl::Status status = RunFollowerRank(

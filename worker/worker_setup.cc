@@ -146,6 +146,11 @@ absl::StatusOr<bool> ResolveRunAhead(const std::string& run_ahead) {
   return ResolveThreads(0, 1) < static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN));
 }
 
+uint32_t ResolveGrpcPort(const v1::TargetConfig& config) {
+  const bool is_leaders = config.leader_address() == absl::StrCat(config.host(), ":", config.grpc_port());
+  return config.rank() > 0 && is_leaders ? 0 : config.grpc_port();
+}
+
 std::string ResolveMetricsHost(const std::string& metrics_host, const std::string& host, bool has_metrics_port) {
   if (metrics_host.rfind("unix:", 0) == 0) return metrics_host;
   if (!has_metrics_port) return "";

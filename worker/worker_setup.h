@@ -67,6 +67,10 @@ inline constexpr int kMaxStepTokensAuto = 512;
 inline constexpr int kMaxStepTokensAutoCuda = 2048;
 int ResolveMaxStepTokens(uint32_t max_step_tokens, uint32_t max_sequences, Device device);
 
+// The port of this rank's gRPC server. Ranks of one machine may share a file: leader_address is rank 0's, so where host
+// and grpc_port of a higher rank are that very address, it takes a free port (0).
+uint32_t ResolveGrpcPort(const v1::TargetConfig& config);
+
 // Where a worker's metrics are served, or empty: nowhere.
 std::string ResolveMetricsHost(const std::string& metrics_host, const std::string& host, bool has_metrics_port);
 

@@ -19,6 +19,19 @@ std::string Refusal(const Config& config) {
   return std::string(Validate(config).message());
 }
 
+TEST(ResolveGrpcPort, LeavesTheLeadersAddressToTheLeader) {
+  v1::TargetConfig config = GoodTarget();
+  config.set_tensor_parallel_size(2);
+  config.set_host("127.0.0.1");
+  config.set_grpc_port(9010);
+  config.set_leader_address("127.0.0.1:9010");
+  EXPECT_EQ(ResolveGrpcPort(config), 9010u);
+  config.set_rank(1);
+  EXPECT_EQ(ResolveGrpcPort(config), 0u);
+  config.set_leader_address("10.0.0.1:9010");  // another machine's: the port is free here
+  EXPECT_EQ(ResolveGrpcPort(config), 9010u);
+}
+
 TEST(ValidateTarget, TakesTheDefaults) { EXPECT_EQ(Refusal(GoodTarget()), ""); }
 
 TEST(ValidateTarget, NamesTheSettingAndItsValue) {
