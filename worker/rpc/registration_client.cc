@@ -76,7 +76,8 @@ void RegistrationClient::Run() {
       open_call_ = &context;
     }
     v1::HeartbeatResponse response;
-    const grpc::Status status = stub->Heartbeat(&context, options_.status(), &response);
+    const v1::HeartbeatRequest request = options_.status();
+    const grpc::Status status = stub->Heartbeat(&context, request, &response);
     {
       MutexLock lock(mu_);
       open_call_ = nullptr;
@@ -90,7 +91,8 @@ void RegistrationClient::Run() {
                                     kIntervalMsMin, kIntervalMsMax);
       if (options_.on_response) options_.on_response(response);
     } else {
-      if (registered || !told_failure) {
+      // No news to who leaves itself: a cluster that ends may end its router first.
+      if ((registered || !told_failure) && !request.draining()) {
         LogWarning("router at ", options_.router_address, " does not take the heartbeat: ", status.error_message());
       }
       registered = false;
