@@ -38,6 +38,11 @@ absl::StatusOr<text::TokenizerDefinition> TokenizerFromGguf(const GgufFile& file
   ASSIGN_OR_RETURN(const absl::string_view pre, file.GetString("tokenizer.ggml.pre", ""));
   definition.pre = std::string(pre);
   RETURN_IF_ERROR(ReadStrings(file, "tokenizer.ggml.tokens", &definition.tokens));
+  // Without merges every byte would be a token of its own: valid ids, and another text than the model was trained on.
+  if (definition.model == "gpt2" && !file.Has("tokenizer.ggml.merges")) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        file.path(), ": tokenizer model 'gpt2' needs metadata key 'tokenizer.ggml.merges', which is missing"));
+  }
   RETURN_IF_ERROR(ReadStrings(file, "tokenizer.ggml.merges", &definition.merges));
   if (file.Has("tokenizer.ggml.token_type")) {
     ASSIGN_OR_RETURN(const std::vector<int64_t> types, file.GetInts("tokenizer.ggml.token_type"));

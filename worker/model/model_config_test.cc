@@ -111,6 +111,17 @@ TEST(ModelConfig, RefusesWhatDoesNotFit) {
   EXPECT_TRUE(absl::StrContains(Read(freqs).status().message(), "rope_freqs"));
 }
 
+TEST(GgufTokenizer, RefusesBytePairsWithoutMerges) {
+  std::string bytes = TinyModel({}).Finish();
+  bytes.replace(bytes.find("tokenizer.ggml.merges"), 21, "tokenizer.ggml.mergez");
+  const auto file =
+      GgufFile::Parse(absl::MakeConstSpan(reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()), "test.gguf");
+  ASSERT_TRUE(file.ok()) << file.status();
+  const absl::Status status = TokenizerFromGguf(**file).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(absl::StrContains(status.message(), "tokenizer.ggml.merges")) << status;
+}
+
 TEST(GgufTokenizer, ReadsTheDefinitionThatTheFileHolds) {
   const std::string bytes = TinyModel({}).Finish();
   const auto file =
