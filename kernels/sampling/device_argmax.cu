@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kThreads) ArgMaxRows(const DeviceArgMaxArgs ar
   if (threadIdx.x != 0) return;
   if (args.best_logits != nullptr) {
     const uint32_t ordered = static_cast<uint32_t>(best >> 32);
-    args.best_logits[blockIdx.x] = __uint_as_float(ordered & 0x80000000u ? ordered ^ 0x80000000u : ~ordered);
+    args.best_logits[row] = __uint_as_float(ordered & 0x80000000u ? ordered ^ 0x80000000u : ~ordered);
   }
   const uint64_t lowest_good = Key(-3.402823466e+38f, 0x7FFFFFFF), highest_good = Key(3.402823466e+38f, 0);
   args.token_ids[row] =

@@ -33,16 +33,21 @@ TEST(DeviceArgMax, ChoosesAsTheCpuDoes) {
     for (const std::vector<float>& row : rows) logits.insert(logits.end(), row.begin(), row.end());
     const testing::DeviceBuffer<float> device_logits(logits);
     const testing::DeviceBuffer<int32_t> ids(static_cast<int64_t>(rows.size()));
+    const testing::DeviceBuffer<float> best_logits(static_cast<int64_t>(rows.size()));
     ASSERT_EQ(DeviceArgMax({.logits = device_logits.data(),
                             .logits_stride = vocab_size,
                             .num_rows = static_cast<int>(rows.size()),
                             .vocab_size = vocab_size,
-                            .token_ids = ids.data()},
+                            .token_ids = ids.data(),
+                            .best_logits = best_logits.data()},
                            nullptr),
               KernelError::kOk);
     const std::vector<int32_t> actual = ids.Download();
+    const std::vector<float> best = best_logits.Download();
     for (size_t r = 0; r < rows.size(); ++r) {
       EXPECT_EQ(actual[r], ArgMax(rows[r].data(), vocab_size)) << "row " << r << " of " << vocab_size;
+      if (actual[r] < 0) continue;
+      EXPECT_EQ(best[r], rows[r][static_cast<size_t>(actual[r])]) << "row " << r << " of " << vocab_size;
     }
   }
 }

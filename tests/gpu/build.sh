@@ -40,8 +40,8 @@ folder=$1
 bin=$("$bazel" info --config=cuda bazel-bin 2>/dev/null | tail -n 1)
 mkdir -p "$folder/bin" "$folder/lib"
 for program in "${programs[@]}"; do install -m 755 "$bin/$program" "$folder/bin/"; done
-for program in "$folder"/bin/*; do
-  ldd "$program" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' |
+for program in "${programs[@]}"; do
+  ldd "$bin/$program" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' |
     grep -vE '/(libc|libm|libdl|librt|libpthread|libresolv|libnss_[a-z]*|ld-linux[^/]*)\.so' |
     xargs -r cp -Lfu -t "$folder/lib"
 done
