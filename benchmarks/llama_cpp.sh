@@ -1,2 +1,3 @@
 #!/usr/bin/env bash
-exec python3 "$(dirname "$0")/llama_cpp.py" "$@"
+# `bazel run` starts this in the folder of its inputs.
+exec python3 benchmarks/llama_cpp.py "$@"
