@@ -7,6 +7,7 @@
 #include <fstream>
 #include <future>
 #include <string>
+#include <thread>
 
 #include "base/atomic_file.h"
 #include "base/termination.h"
@@ -26,7 +27,7 @@ TEST(TerminationWatcherDeathTest, EndsAtOnceOnTheSecondSignal) {
   testing::FLAGS_gtest_death_test_style = "threadsafe";
   EXPECT_EXIT(
       {
-        TerminationWatcher watcher;
+        TerminationWatcher watcher(Duration::zero());
         std::promise<void> told;
         watcher.OnSignal([&] { told.set_value(); });
         kill(getpid(), SIGTERM);
@@ -35,6 +36,25 @@ TEST(TerminationWatcherDeathTest, EndsAtOnceOnTheSecondSignal) {
         pause();
       },
       testing::ExitedWithCode(130), "second signal");
+}
+
+// `timeout 10 outrider target ...` signals the process, then the process group that it is in.
+TEST(TerminationWatcher, TakesSignalsThatComeAtOnceForOne) {
+  TerminationWatcher watcher(std::chrono::hours(1));
+  int num_told = 0;  // on the watcher's thread, then here
+  std::promise<void> told;
+  watcher.OnSignal([&] {
+    if (++num_told == 1) told.set_value();
+  });
+  ASSERT_EQ(kill(getpid(), SIGTERM), 0);
+  told.get_future().wait();
+  // Each is taken before the next is sent, so that the last but one has been dealt with.
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(kill(getpid(), SIGTERM), 0);
+    for (sigset_t pending; sigpending(&pending), sigismember(&pending, SIGTERM) == 1;) std::this_thread::yield();
+  }
+  watcher.OnSignal([] {});  // what was given before is not running any more
+  EXPECT_EQ(num_told, 1);
 }
 
 TEST(TerminationWatcherDeathTest, EndsAtOnceBeforeAnythingIsServed) {

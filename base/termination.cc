@@ -5,7 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <cerrno>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -28,6 +28,9 @@ sigset_t Signals() {
 }  // namespace
 
 struct TerminationWatcher::State {
+  explicit State(Duration bound) : same_signal_bound(bound) {}
+
+  const Duration same_signal_bound;
   std::thread thread;
   Mutex action_mu;  // held while the action runs; before mu
   std::function<void()> action ABSL_GUARDED_BY(action_mu);
@@ -36,7 +39,7 @@ struct TerminationWatcher::State {
 
   void Watch() {
     const sigset_t set = Signals();
-    int num_signals = 0;
+    std::optional<TimePoint> told_at;
     while (true) {
       // Looks up now and then, to see whether it is still wanted.
       const timespec patience{.tv_sec = 0, .tv_nsec = 100'000'000};
@@ -46,10 +49,13 @@ struct TerminationWatcher::State {
         if (stopped) return;
       }
       if (signal < 0) continue;
-      if (++num_signals > 1) {
+      const TimePoint now = std::chrono::steady_clock::now();
+      if (told_at.has_value()) {
+        if (now - *told_at < same_signal_bound) continue;
         LogWarning("second signal: ending at once");
         _exit(kSecondSignalExitCode);
       }
+      told_at = now;
       MutexLock lock(action_mu);
       if (!action) {
         LogInfo("told to end before serving");
@@ -60,7 +66,8 @@ struct TerminationWatcher::State {
   }
 };
 
-TerminationWatcher::TerminationWatcher() : state_(std::make_shared<State>()) {
+TerminationWatcher::TerminationWatcher(Duration same_signal_bound)
+    : state_(std::make_shared<State>(same_signal_bound)) {
   const sigset_t set = Signals();
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   state_->thread = std::thread([state = state_.get()] { state->Watch(); });

@@ -21,6 +21,7 @@
 #include "absl/status/status.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "base/termination.h"  // kSameSignalBound
 #include "cli/child_watch.h"
 #include "cli/cluster_plan.h"  // UnitPlan
 #include "cli/restart_policy.h"
@@ -35,9 +36,7 @@ struct SupervisorOptions {
   int max_early_exits = 3;
   // The rest of a unit has so long to end by itself once one of it ended with code 0, as after SIGTERM; else none.
   Duration leave_bound = std::chrono::seconds(5);
-  // A signal to end that comes within so long of the first is the same one: `timeout`, and a terminal's Ctrl-C, send
-  // theirs to the process and to its group.
-  Duration same_signal_bound = std::chrono::milliseconds(500);
+  Duration same_signal_bound = kSameSignalBound;
   ChildWatch::Options watch;
   // Of the delays before restarts.
   uint64_t seed = 0;

@@ -32,6 +32,15 @@
 namespace outrider::router {
 namespace {
 
+// Blocked before any thread is made: a signal to this process is for RunRouter's watcher alone.
+const int kSignalsBlocked = [] {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  return ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+}();
+
 TEST(Router, StreamsIdsTextAndOneEnd) {
   const auto router = StartRouter();
   FakeTarget group(Scripted(*router, "hello world"));
@@ -481,11 +490,6 @@ TEST(Router, RefusesSettingsThatCanNotWork) {
 }
 
 TEST(RunRouter, WritesItsAddressesAndEndsOpenRequestsBeforeItExits) {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   v1::RouterConfig config = TestConfig();
   config.set_address_file(absl::StrCat(::testing::TempDir(), "/router-address-", ::getpid()));
   absl::Status result = absl::UnknownError("not ended");
@@ -509,7 +513,8 @@ TEST(RunRouter, WritesItsAddressesAndEndsOpenRequestsBeforeItExits) {
   ASSERT_TRUE(group.Await([](const auto& r) { return r.submits.size() == 1; }));
   group.Permit(2);
   call.ReadIds(2);
-  ::pthread_kill(process.native_handle(), SIGTERM);
+  ASSERT_EQ(kSignalsBlocked, 0);
+  ::kill(::getpid(), SIGTERM);
   // Nothing new is taken, what is open goes on.
   while (true) {
     Call late(address, Prompt("x", 1), {}, /*deadline_s=*/2);

@@ -8,7 +8,7 @@
 // grid; then each sequence drops the draft rows whose chance of acceptance brings less than a row costs.
 //
 // It learns again after it chose none because what it decides by fades towards hope (AcceptanceStats, DraftLatency):
-// about once in two minutes a few rounds are spent on a trial. See lookahead_policy_test.cc for what that costs.
+// about once in half a minute a few rounds are spent on a trial. See lookahead_policy_test.cc for what that costs.
 #pragma once
 
 #include <array>
