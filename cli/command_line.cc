@@ -17,13 +17,15 @@ std::string Hint(const std::string& nearest, const std::string& help) {
 std::optional<std::string> UnknownArgument(const CLI::App& app, const std::vector<std::string>& arguments) {
   const CLI::App* command = &app;
   std::string path = app.get_name();
+  bool is_command = true;  // all words before were commands
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string name = arguments[i].substr(0, arguments[i].find('='));
     if (name == "--") break;  // what follows is no flag
-    if (command == &app && i == 0 && !name.empty() && name[0] != '-') {
+    const std::vector<const CLI::App*> below = command->get_subcommands(nullptr);
+    if (!below.empty() && is_command && !name.empty() && name[0] != '-') {
       command = nullptr;
       std::vector<std::string> names;
-      for (const CLI::App* one : app.get_subcommands(nullptr)) {
+      for (const CLI::App* one : below) {
         if (one->get_name() == name) command = one;
         names.push_back(one->get_name());
       }
@@ -31,7 +33,10 @@ std::optional<std::string> UnknownArgument(const CLI::App& app, const std::vecto
         return absl::StrCat(path, ": unknown command '", name, "'", Hint(NearestName(name, names), path + " --help"));
       }
       absl::StrAppend(&path, " ", name);
-    } else if (name.size() > 2 && name[0] == '-' && name[1] == '-') {
+      continue;
+    }
+    is_command = false;
+    if (name.size() > 2 && name[0] == '-' && name[1] == '-') {
       if (command->get_option_no_throw(name) != nullptr) continue;
       std::vector<std::string> names;
       for (const CLI::Option* option : command->get_options(nullptr)) {
@@ -54,7 +59,10 @@ std::optional<int> ParseCommandLine(CLI::App& app, int argc, const char* const* 
     return app.exit(success);
   } catch (const CLI::ParseError& error) {
     std::string path = app.get_name();
-    for (const CLI::App* command : app.get_subcommands()) absl::StrAppend(&path, " ", command->get_name());
+    for (const CLI::App* command = &app; !command->get_subcommands().empty();) {
+      command = command->get_subcommands().front();
+      absl::StrAppend(&path, " ", command->get_name());
+    }
     std::fprintf(stderr, "%s: %s; see %s --help\n", path.c_str(), error.what(), path.c_str());
     return 2;
   }

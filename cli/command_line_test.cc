@@ -11,6 +11,9 @@ class CommandLine : public testing::Test {
     CLI::App* serve = app_.add_subcommand("serve");
     serve->add_option("MODEL", model_)->required();
     serve->add_option("--threads", threads_)->check(CLI::Range(0, 64));
+    CLI::App* bench = app_.add_subcommand("bench");
+    bench->add_subcommand("engine")->add_option("--rows", threads_)->required();
+    bench->require_subcommand(1);
     app_.require_subcommand(1);
   }
   std::optional<int> Parse(std::vector<const char*> arguments) {
@@ -33,6 +36,18 @@ TEST_F(CommandLine, NamesTheUnknownFlagThoughMoreIsMissing) {
             "outrider serve: unknown flag '--thread'; did you mean '--threads'? See outrider serve --help");
   EXPECT_EQ(UnknownArgument(app_, {"serve", "--help"}), std::nullopt);
   EXPECT_EQ(UnknownArgument(app_, {"serve", "--", "--thread"}), std::nullopt);
+}
+
+TEST_F(CommandLine, NamesWhatIsUnknownBelowACommandOfCommands) {
+  EXPECT_EQ(UnknownArgument(app_, {"bench", "engines"}),
+            "outrider bench: unknown command 'engines'; did you mean 'engine'? See outrider bench --help");
+  EXPECT_EQ(UnknownArgument(app_, {"bench", "engine", "--row", "1"}),
+            "outrider bench engine: unknown flag '--row'; did you mean '--rows'? See outrider bench engine --help");
+  EXPECT_EQ(UnknownArgument(app_, {"bench", "engine", "--rows", "1"}), std::nullopt);
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(Parse({"bench", "engine"}), 2);
+  const std::string told = testing::internal::GetCapturedStderr();
+  EXPECT_NE(told.find("see outrider bench engine --help"), std::string::npos) << told;
 }
 
 TEST_F(CommandLine, ParsesWhatIsRight) {

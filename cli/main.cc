@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "cli/bench_command.h"
 #include "cli/command_line.h"
 #include "cli/generate_command.h"
 #include "cli/inspect_command.h"
@@ -23,6 +24,7 @@ int main(int argc, char** argv) {
   outrider::AddServeCommand(app, exit_code);
   outrider::AddGenerateCommand(app, exit_code);
   outrider::AddInspectCommand(app, exit_code);
+  outrider::AddBenchCommand(app, exit_code);
   outrider::AddProcessCommands(app, exit_code);
   if (const auto code = outrider::ParseCommandLine(app, argc, argv)) return *code;
   return exit_code;

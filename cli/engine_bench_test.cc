@@ -1,0 +1,71 @@
+#include "cli/engine_bench.h"
+
+#include "absl/strings/match.h"
+#include "gtest/gtest.h"
+#include "worker/model/testing/hf_writer.h"
+
+namespace outrider {
+namespace {
+
+EngineBenchOptions SmallBench() {
+  EngineBenchOptions options;
+  options.model = MakeTestFolder();
+  WriteFileIn(options.model, "config.json", SmallHfConfig("Qwen3ForCausalLM").dump());
+  options.load_format = LoadFormat::kDummy;
+  options.threads = 2;
+  options.context = 20;
+  options.prompt = 30;
+  options.chunk = 16;
+  options.steps = 3;
+  options.batch = {1, 3};
+  options.rows = {1, 5};
+  return options;
+}
+
+TEST(EngineBench, MeasuresWhatWasAskedForOnAnyNumberOfRanks) {
+  for (const int ranks : {1, 2}) {
+    EngineBenchOptions options = SmallBench();
+    options.tensor_parallel_size = ranks;
+    const auto result = BenchEngine(options);
+    ASSERT_TRUE(result.ok()) << result.status();
+    const nlohmann::ordered_json& json = *result;
+    ASSERT_EQ(json["decode"].size(), 2u);
+    ASSERT_EQ(json["verify"].size(), 2u);
+    EXPECT_EQ(json["decode"][1]["sequences"], 3);
+    EXPECT_EQ(json["verify"][1]["rows"], 5);
+    // 20 positions of 2 layers: keys and values of 2 heads of 16 in F16.
+    EXPECT_EQ(json["decode"][0]["kv_bytes"], 20 * 2 * 2 * 2 * 16 * 2);
+    EXPECT_EQ(json["decode"][1]["kv_bytes"], 3 * 20 * 2 * 2 * 2 * 16 * 2);
+    EXPECT_GT(json["weight_bytes"], 0);
+    EXPECT_GT(json["read_bytes_per_second"], 0);
+    for (const auto& entry : {json["decode"][0], json["verify"][1], json["prompt"]}) {
+      EXPECT_GT(entry["median_ms"], 0);
+      EXPECT_LE(entry["p10_ms"], entry["median_ms"]);
+      EXPECT_LE(entry["median_ms"], entry["p90_ms"]);
+    }
+    EXPECT_EQ(json["decode"][0]["samples"], 3);
+    const std::string text = EngineBenchText(json);
+    EXPECT_TRUE(absl::StrContains(text, "decode,    3 sequences")) << text;
+    EXPECT_TRUE(absl::StrContains(text, "of the read rate")) << text;
+  }
+}
+
+TEST(EngineBench, NamesTheFlagThatIsWrong) {
+  const auto message = [](void (*change)(EngineBenchOptions&)) {
+    EngineBenchOptions options = SmallBench();
+    change(options);
+    return std::string(BenchEngine(options).status().message());
+  };
+  const std::pair<void (*)(EngineBenchOptions&), const char*> wrongs[] = {
+      {[](EngineBenchOptions& o) { o.model.clear(); }, "give a MODEL"},
+      {[](EngineBenchOptions& o) { o.batch = {0}; }, "--batch 0 is out of range; it takes 1 to 4096"},
+      {[](EngineBenchOptions& o) { o.rows = {34}; }, "--rows 34 is out of range"},
+      {[](EngineBenchOptions& o) { o.rows.clear(); }, "at least one number"},
+      {[](EngineBenchOptions& o) { o.steps = 0; }, "--steps 0"},
+      {[](EngineBenchOptions& o) { o.context = 600; }, "takes 512"},
+  };
+  for (const auto& [change, says] : wrongs) EXPECT_TRUE(absl::StrContains(message(change), says)) << message(change);
+}
+
+}  // namespace
+}  // namespace outrider
