@@ -1,7 +1,7 @@
 // serve_bench: what a user of a whole cluster gets, with and without drafts, in one run: a line of JSON a case.
 //
 //   bazel run -c opt //benchmarks:serve_bench -- [--workload chat] [--ranks 1] [--repeats 5] [--prompts 64]
-//                                                [--max-tokens 64]
+//                                                [--max-tokens 64] [--concurrency 16] [--lookaheads auto]
 //
 // Workloads: `chat`, questions answered with the shipped draft model drafting; `copy`, texts that repeat themselves,
 // with nobody drafting but the group's own n-gram source.
@@ -10,7 +10,7 @@
 // take turns within each repeat, in an order of chance by seed, so that neither drift nor order favours one. `off`
 // comes twice: its second ratio to the first is what noise alone does. Outputs are of many lengths (half to one and a
 // half times --max-tokens), so that requests end and begin at all times as users' do. Ids are compared with those of
-// `off`: a difference ends the run.
+// `off`: a difference ends the run. --concurrency keeps to one of the two, `--lookaheads auto` leaves lookahead 4 out.
 
 #include <algorithm>
 #include <chrono>
@@ -96,6 +96,8 @@ int Main(int argc, char** argv) {
   const int repeats = Flag(argc, argv, "--repeats", 5);
   const int num_prompts = Flag(argc, argv, "--prompts", 64);
   const int max_tokens = Flag(argc, argv, "--max-tokens", 64);
+  const int only_concurrency = Flag(argc, argv, "--concurrency", 0);
+  const std::string lookaheads = TextFlag(argc, argv, "--lookaheads", "all");
   ClusterOptions options = TestCluster();
   options.model = TargetModelPath();
   options.max_model_len = 2048;
@@ -111,6 +113,11 @@ int Main(int argc, char** argv) {
     return 2;
   }
   if (copies) options.draft_model.clear();
+  if ((only_concurrency != 0 && only_concurrency != 1 && only_concurrency != 16) ||
+      (lookaheads != "all" && lookaheads != "auto")) {
+    std::fprintf(stderr, "serve_bench: --concurrency is 1 or 16, --lookaheads is all or auto\n");
+    return 2;
+  }
   const auto cluster = StartCluster(options);
   if (cluster == nullptr) return 1;
 
@@ -121,10 +128,11 @@ int Main(int argc, char** argv) {
   }
   std::vector<Case> cases;
   for (const int concurrency : {1, 16}) {
+    if (only_concurrency != 0 && concurrency != only_concurrency) continue;
     cases.push_back({"off", false, -1, concurrency});
     cases.push_back({"off again", false, -1, concurrency});
     cases.push_back({"auto", true, -1, concurrency});
-    cases.push_back({"lookahead 4", true, 4, concurrency});
+    if (lookaheads == "all") cases.push_back({"lookahead 4", true, 4, concurrency});
   }
   std::vector<size_t> order(cases.size());
   std::iota(order.begin(), order.end(), 0);
@@ -176,6 +184,8 @@ int Main(int argc, char** argv) {
                      c.concurrency);
         return 1;
       }
+      std::fprintf(stderr, "serve_bench: repeat %d of %d (0 warms up): %s, %d at once: %.0f tokens/s\n", repeat + 1,
+                   repeats, c.name, c.concurrency, static_cast<double>(tokens) / seconds);
       if (repeat >= 0) c.tokens_per_second.push_back(static_cast<double>(tokens) / seconds);
     }
   }

@@ -110,7 +110,9 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
            {"draft", flag("model", options.draft_model), flag("worker-id", name),
             flag("host", absl::StrCat("unix:", runtime_dir, "/", name, ".sock")),
             flag("router-address", router_address), flag("device", options.device), flag("numerics", options.numerics),
-            flag("load-format", options.load_format), flag("threads", threads.per_draft_worker)}}}});
+            flag("load-format", options.load_format), flag("threads", threads.per_draft_worker),
+            // Its cores are the ranks' too.
+            flag("run-ahead", options.device == "cuda" ? "auto" : "off")}}}});
     add_health(units.back().processes[0], name);
   }
   return units;

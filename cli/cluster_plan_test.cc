@@ -53,6 +53,17 @@ TEST(ClusterPlan, HasNoDraftWorkerWithoutADraftModel) {
   EXPECT_EQ(PlanCluster(options, "/run/x", 2).size(), 2);
 }
 
+TEST(ClusterPlan, LetsNoDraftWorkerRunAheadOnCoresItShares) {
+  ClusterOptions options = Options();
+  const auto holds = [&](const std::string& arg) {
+    const std::vector<std::string> args = PlanCluster(options, "/run/x", 2).back().processes[0].args;
+    return std::find(args.begin(), args.end(), arg) != args.end();
+  };
+  EXPECT_TRUE(holds("--run-ahead=off"));
+  options.device = "cuda";
+  EXPECT_TRUE(holds("--run-ahead=auto"));
+}
+
 TEST(ClusterPlan, DividesTheMachinesThreads) {
   ClusterOptions options = Options();
   options.threads = 8;

@@ -21,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/processors.h"
 #include "base/status_macros.h"
 #include "cli/cluster_flags.h"
 #include "cli/cluster_pages.h"
@@ -110,7 +111,7 @@ absl::Status RunServe(ClusterOptions options) {
   std::random_device random;
   Supervisor supervisor({.program = std::filesystem::read_symlink("/proc/self/exe").string(), .seed = random()});
   const std::vector<UnitPlan> units =
-      PlanCluster(options, folder->path(), std::max(1u, std::thread::hardware_concurrency()));
+      PlanCluster(options, folder->path(), static_cast<uint32_t>(NumUsableProcessors()));
   for (const UnitPlan& unit : units) supervisor.Add(unit);
   ClusterPages pages(units, supervisor);
   ASSIGN_OR_RETURN(const std::unique_ptr<PageServer> page_server,

@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <limits>
-#include <thread>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "base/processors.h"
 #include "base/status_macros.h"
 #include "worker/model/cuda_backend.h"
 #include "worker/parallel/device_transport.h"
@@ -88,7 +88,7 @@ absl::StatusOr<int> ParseLookahead(const std::string& lookahead) {
 
 int ResolveThreads(uint32_t threads, uint32_t num_shares) {
   if (threads > 0) return static_cast<int>(threads);
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency() / std::max(1u, num_shares)));
+  return std::max(1, NumUsableProcessors() / static_cast<int>(std::max(1u, num_shares)));
 }
 
 std::vector<std::string> SplitAddresses(const std::string& addresses) {
@@ -143,7 +143,7 @@ absl::StatusOr<bool> ResolveRunAhead(const std::string& run_ahead) {
   if (run_ahead != "auto") {
     return absl::InvalidArgumentError(absl::StrCat("run_ahead is '", run_ahead, "'; it may be auto, on or off"));
   }
-  return ResolveThreads(0, 1) < static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN));
+  return NumUsableProcessors() < static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN));
 }
 
 uint32_t ResolveGrpcPort(const v1::TargetConfig& config) {

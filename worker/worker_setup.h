@@ -37,7 +37,7 @@ absl::StatusOr<LoadFormat> ParseLoadFormat(const std::string& load_format);
 // "auto" is Request::kAutoLookahead.
 absl::StatusOr<int> ParseLookahead(const std::string& lookahead);
 
-// 0: all cores of this machine that the process may use, divided by `num_shares`; at least 1.
+// 0: all processors that the process may use (base/processors.h), divided by `num_shares`; at least 1.
 int ResolveThreads(uint32_t threads, uint32_t num_shares);
 
 // auto: whether this process may use some of the machine's cores and not all.
