@@ -37,8 +37,10 @@ def run(command):
 
 
 def run_engine(engine, model, threads, prompt_tokens, decode_tokens):
-    report = run([engine, model, "--threads", threads, "--prompt", prompt_tokens, "--steps", decode_tokens])
-    return {name + "_tokens_per_second": report[name]["tokens_per_second"] for name in ("prompt", "decode")}
+    report = run([engine, "bench", "engine", model, "--device", "cpu", "--threads", threads, "--context", "64", "--rows", "1",
+                  "--prompt", prompt_tokens, "--steps", decode_tokens, "--json"])
+    return {"prompt_tokens_per_second": report["prompt"]["tokens_per_second"],
+            "decode_tokens_per_second": report["decode"][0]["tokens_per_second"]}
 
 
 def spread(values):
@@ -48,7 +50,7 @@ def spread(values):
 def main():
     root = os.environ.get("BUILD_WORKSPACE_DIRECTORY", os.getcwd())
     parser = argparse.ArgumentParser()
-    parser.add_argument("engine", help="path of the engine_bench binary (given by Bazel)")
+    parser.add_argument("engine", help="path of the outrider binary (given by Bazel)")
     parser.add_argument("--model", default=os.path.join(root, ".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf"))
     parser.add_argument("--python", default=os.path.join(root, ".cache/llama/bin/python"))
     parser.add_argument("--threads", type=int, default=2)

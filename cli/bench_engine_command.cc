@@ -1,5 +1,6 @@
 #include "cli/bench_engine_command.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -18,6 +19,9 @@ struct EngineFlags {
   std::string shape, device = "auto", numerics = "invariant", load_format = "auto";
   uint32_t threads = 0;
   bool json = false;
+  // Of a rank that the command started.
+  int rank = 0;
+  std::string leader_address;
 };
 
 absl::Status RunEngine(EngineFlags flags) {
@@ -31,8 +35,11 @@ absl::Status RunEngine(EngineFlags flags) {
     options.load_format = LoadFormat::kDummy;
   }
   ASSIGN_OR_RETURN(options.numerics, ParseNumerics(flags.numerics));
-  ASSIGN_OR_RETURN(options.device, ResolveDevice(flags.device, options.numerics, 0));
+  ASSIGN_OR_RETURN(const RankDevice place, ResolveRankDevice(flags.device, options.numerics, flags.rank,
+                                                             std::max(1, options.tensor_parallel_size)));
+  options.device = place.device;
   options.threads = ResolveThreads(flags.threads, 1);
+  if (flags.rank > 0) return RunEngineBenchRank(options, flags.rank, flags.leader_address);
   ASSIGN_OR_RETURN(const nlohmann::ordered_json result, BenchEngine(options));
   std::printf("%s", flags.json ? absl::StrCat(result.dump(2), "\n").c_str() : EngineBenchText(result).c_str());
   return absl::OkStatus();
@@ -50,7 +57,9 @@ void AddBenchEngineCommand(CLI::App& bench, int& exit_code) {
   command->add_option("--load-format", flags->load_format, "auto or dummy; --shape says dummy")->type_name("[auto]");
   command->add_option("--device", flags->device, "auto, cpu or cuda")->type_name("[auto]");
   command->add_option("--numerics", flags->numerics, "invariant or reference")->type_name("[invariant]");
-  command->add_option("--tensor-parallel-size,-t", options.tensor_parallel_size, "Ranks, as threads of this process")
+  command
+      ->add_option("--tensor-parallel-size,-t", options.tensor_parallel_size,
+                   "Ranks, a process each; on GPUs with one each")
       ->type_name("[1]");
   command->add_option("--threads", flags->threads, "Divided over the ranks; 0: all cores")->type_name("[0]");
   command->add_option("--batch", options.batch, "Sequences of a decode step")->delimiter(',')->type_name("[1]");
@@ -58,9 +67,13 @@ void AddBenchEngineCommand(CLI::App& bench, int& exit_code) {
       ->delimiter(',')
       ->type_name("[1,2,4,8,16,32]");
   command->add_option("--context", options.context, "Tokens of each sequence")->type_name("[1024]");
-  command->add_option("--prompt", options.prompt, "Tokens of the prompts that are measured")->type_name("[512]");
-  command->add_option("--chunk", options.chunk, "Tokens of a prompt a step")->type_name("[256]");
+  command->add_option("--prompt", options.prompt, "Tokens of the prompts that are measured; 0: 512, on GPUs 2048")
+      ->type_name("[0]");
+  command->add_option("--chunk", options.chunk, "Tokens of a prompt a step; 0: 256, on GPUs 2048")->type_name("[0]");
   command->add_option("--steps", options.steps, "Steps measured of each kind")->type_name("[40]");
+  command->add_flag("--profile", options.profile, "Time by op too, of steps measured beside the others");
+  command->add_option("--rank", flags->rank)->group("");
+  command->add_option("--leader-address", flags->leader_address)->group("");
   command->add_flag("--json", flags->json, "As JSON");
   command->footer(
       "Example:\n  outrider bench engine --shape deploy/models/shapes/Llama-3.2-1B --batch 1,8 --rows 1,2,4,8 --json");

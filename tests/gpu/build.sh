@@ -24,7 +24,6 @@ programs=(
   worker/model/all_reduce_device_bench
   worker/model/cuda_all_reduce_test
   worker/model/cuda_model_test
-  worker/model/engine_bench
   worker/model/goldens_test
   outrider
 )
@@ -48,8 +47,9 @@ done
 install -m 755 tests/gpu/run.sh "$folder/"
 ln -sfn bin/outrider "$folder/outrider"  # where tests of processes look for it
 # What tests read, at the places where they look for it.
-mkdir -p "$folder/deploy/models" "$folder/worker/model/testdata" "$folder/.cache/models"
+mkdir -p "$folder/deploy/models/shapes" "$folder/worker/model/testdata" "$folder/.cache/models"
 cp -u deploy/models/*.gguf "$folder/deploy/models/"
+cp -ru deploy/models/shapes/. "$folder/deploy/models/shapes/"
 cp -ru worker/model/testdata/*.json worker/model/testdata/hf "$folder/worker/model/testdata/"
 for model in .cache/models/*.gguf; do [ ! -e "$model" ] || cp -Lu "$model" "$folder/.cache/models/"; done
 du -sh "$folder"

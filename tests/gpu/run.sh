@@ -62,11 +62,15 @@ fi
 if $bench; then
   for program in bin/*_bench; do
     case "$(basename "$program")" in
-      engine_bench) continue ;;  # wants a model: see docs/benchmarks.md
       all_reduce_device_bench) [ "$(nvidia-smi --list-gpus | wc -l)" -gt 1 ] || continue ;;
     esac
     run "$(basename "$program")" "$program"
     cat "logs/$(basename "$program").log"
+  done
+  for shape in Llama-3.2-1B Llama-3.1-8B; do
+    run "bench_engine_$shape" bin/outrider bench engine --shape deploy/models/shapes/$shape --device cuda --profile \
+      --batch 1,8,64
+    cat "logs/bench_engine_$shape.log"
   done
 fi
 echo "$failed failed"

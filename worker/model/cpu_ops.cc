@@ -19,6 +19,7 @@
 #include "kernels/rope/rope.h"
 #include "worker/model/host_buffer.h"
 #include "worker/model/kernel_status.h"
+#include "worker/model/profiled_ops.h"  // KindOf
 #include "worker/model/sharded_sampling.h"
 
 namespace outrider {
@@ -76,6 +77,7 @@ class CpuOps final : public Ops, private ShardLogits {
         KernelStatus(kernels::RopeTable::Create(config_.rope, options_.max_positions, &rope_table_), "rope table"));
     const int64_t widest = std::max<int64_t>({hidden_size_, q_size_, intermediate_size_});
     RETURN_IF_ERROR(KernelStatus(gemm_workspace_.Reserve(rows, widest), "product workspace"));
+    if (options_.profile) clock_.emplace();
     return absl::OkStatus();
   }
 
@@ -161,6 +163,7 @@ class CpuOps final : public Ops, private ShardLogits {
     const Product product{&weight, Floats(partial_), partial_.stride};
     RETURN_IF_ERROR(Multiply({&product, 1}, Floats(in), in.stride, inputs.num_rows, what));
     if (world_size_ > 1) {
+      if (clock_.has_value()) RETURN_IF_ERROR(clock_->Mark(KindOf(projection)));
       RETURN_IF_ERROR(
           options_.communicator->AllReduceSum(Floats(partial_), int64_t{inputs.num_rows} * partial_.stride));
     }
@@ -209,6 +212,7 @@ class CpuOps final : public Ops, private ShardLogits {
   }
 
   absl::StatusOr<const float*> HostLogits(int) override { return Floats(activations_.logits); }
+  OpClock* op_clock() override { return clock_.has_value() ? &*clock_ : nullptr; }
 
   absl::Status SampleVerify(std::span<kernels::VerifySpan> spans, std::span<const int> first_logit_rows,
                             std::span<kernels::VerifiedSpan> results) override {
@@ -330,6 +334,7 @@ class CpuOps final : public Ops, private ShardLogits {
   kernels::GemmWorkspace gemm_workspace_;
   kernels::AttentionWorkspace attention_workspace_;
   std::vector<kernels::SamplingScratch> sampling_scratch_;
+  std::optional<HostOpClock> clock_;  // of a profile
 
   std::optional<ShardedSampling> sharded_;  // more than one rank
 };

@@ -30,6 +30,7 @@ struct CpuOpsOptions {
   int block_size = 16;
   int max_step_tokens = 0;
   int max_positions = 0;
+  bool profile = false;  // with an op_clock
   // For tests of the tests (PlantedFault::kReverseSumOrder).
   bool reverse_sum_order = false;
 };

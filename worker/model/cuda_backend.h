@@ -29,6 +29,10 @@ absl::Status CheckCuda(int device_index);
 // GPUs that this process sees; 0 without CUDA or a driver.
 int NumCudaDevices();
 
+// Bytes a second that a kernel which does nothing else reads from GPU `device_index`'s memory, of 2 GiB: the median of
+// 20 passes. Errors: those of CheckCuda; RESOURCE_EXHAUSTED.
+absl::StatusOr<double> CudaReadBandwidth(int device_index);
+
 // The matrices of one rank in the memory of its GPU: bf16, packed for the products; q, k, v side by side in one, gate
 // and up in turn in another. Vectors stay with `Weights`.
 //
@@ -79,6 +83,7 @@ struct CudaOpsOptions {
   int max_step_tokens = 0;
   int max_sequences = 0;
   int max_positions = 0;
+  bool profile = false;  // with an op_clock
   // For tests of the tests (PlantedFault::kReverseSumOrder).
   bool reverse_sum_order = false;
 };

@@ -13,6 +13,7 @@ absl::Status Absent() {
 
 absl::Status CheckCuda(int) { return Absent(); }
 int NumCudaDevices() { return 0; }
+absl::StatusOr<double> CudaReadBandwidth(int) { return Absent(); }
 absl::StatusOr<CudaLoadResult> LoadCudaWeights(const CudaLoadOptions&) { return Absent(); }
 std::string CudaNumericsName() { return "no CUDA"; }
 int64_t CudaKvBytesPerBlock(const ModelConfig&, const RankShard&, int) { return 1; }

@@ -13,6 +13,24 @@ CudaGraphCache::~CudaGraphCache() {
   }
 }
 
+namespace {
+
+absl::StatusOr<int> CountKernels(cudaGraph_t graph) {
+  size_t num_nodes = 0;
+  RETURN_IF_ERROR(CudaStatus(cudaGraphGetNodes(graph, nullptr, &num_nodes), "counting a step's kernels"));
+  std::vector<cudaGraphNode_t> nodes(num_nodes);
+  RETURN_IF_ERROR(CudaStatus(cudaGraphGetNodes(graph, nodes.data(), &num_nodes), "counting a step's kernels"));
+  int count = 0;
+  for (const cudaGraphNode_t node : nodes) {
+    cudaGraphNodeType type = cudaGraphNodeTypeEmpty;
+    RETURN_IF_ERROR(CudaStatus(cudaGraphNodeGetType(node, &type), "counting a step's kernels"));
+    count += type == cudaGraphNodeTypeKernel ? 1 : 0;
+  }
+  return count;
+}
+
+}  // namespace
+
 absl::Status CudaGraphCache::Begin(const Key& key, cudaStream_t stream, Mode* mode) {
   auto it = std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) { return entry.key == key; });
   if (it != entries_.end()) {
@@ -38,16 +56,20 @@ absl::Status CudaGraphCache::Begin(const Key& key, cudaStream_t stream, Mode* mo
 }
 
 absl::Status CudaGraphCache::End(cudaStream_t stream) {
+  num_kernels_ = 0;
   if (mode_ == Mode::kEager) return absl::OkStatus();
   Entry& entry = entries_[current_];
   if (mode_ == Mode::kCapture) {
     cudaGraph_t graph = nullptr;
     RETURN_IF_ERROR(CudaStatus(cudaStreamEndCapture(stream, &graph), "capturing a step"));
+    const absl::StatusOr<int> num_kernels = CountKernels(graph);
     const cudaError_t error = cudaGraphInstantiate(&entry.graph, graph, 0);
     cudaGraphDestroy(graph);
     RETURN_IF_ERROR(CudaStatus(error, "making a step's graph"));
+    ASSIGN_OR_RETURN(entry.num_kernels, num_kernels);
   }
   mode_ = Mode::kEager;
+  num_kernels_ = entry.num_kernels;
   return CudaStatus(cudaGraphLaunch(entry.graph, stream), "starting a step's graph");
 }
 

@@ -21,7 +21,7 @@ class CudaGraphCache {
  public:
   // Graphs of a 32-layer model take about 1 MiB each.
   static constexpr size_t kGraphsMax = 96;
-  using Key = std::array<int32_t, 5>;
+  using Key = std::array<int32_t, 6>;
 
   enum class Mode : uint8_t {
     kEager,    // launch each operation
@@ -39,17 +39,22 @@ class CudaGraphCache {
   // After the step's last operation.
   absl::Status End(cudaStream_t stream);
 
+  // Kernels in the graph of the last step; 0 if it was none.
+  int num_kernels() const { return num_kernels_; }
+
  private:
   struct Entry {
     Key key = {};
     cudaGraphExec_t graph = nullptr;  // null: seen once
     uint64_t last_use = 0;
+    int num_kernels = 0;
   };
 
   std::vector<Entry> entries_;
   size_t current_ = 0;
   Mode mode_ = Mode::kEager;
   uint64_t num_uses_ = 0;
+  int num_kernels_ = 0;
 };
 
 }  // namespace outrider

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -18,10 +19,12 @@
 #include "worker/model/cuda_graph_cache.h"
 #include "worker/model/cuda_group.h"
 #include "worker/model/cuda_memory.h"
+#include "worker/model/cuda_op_clock.h"
 #include "worker/model/cuda_step_sizes.h"
 #include "worker/model/cuda_weights.h"
 #include "worker/model/kernel_status.h"
 #include "worker/model/plain_greedy.h"
+#include "worker/model/profiled_ops.h"  // KindOf
 
 namespace outrider {
 namespace {
@@ -83,6 +86,7 @@ class CudaOps final : public Ops {
     const int64_t kv_bytes = sizes_.kv_layout.bytes();  // keys or values of a layer
     ASSIGN_OR_RETURN(kv_, CudaMemory::Allocate(CudaMemoryKind::kDevice, 2 * kv_bytes * config_.num_layers,
                                                absl::StrCat(options_.num_kv_blocks, " KV blocks")));
+    if (options_.profile) clock_.emplace(stream_);
     return sizes_.num_ranks > 1 ? JoinGroup() : absl::OkStatus();
   }
 
@@ -94,11 +98,12 @@ class CudaOps final : public Ops {
     mode_ = CudaGraphCache::Mode::kEager;
     if (inputs.num_rows <= kGraphRowsMax && !options_.reverse_sum_order &&
         (group_ == nullptr || group_->capturable())) {
-      RETURN_IF_ERROR(
-          graphs_.Begin({inputs.num_rows, inputs.num_logit_rows, attention_plan_.num_narrow(),
-                         static_cast<int32_t>(attention_plan_.tiles().size()), attention_plan_.num_splits()},
-                        stream_, &mode_));
+      RETURN_IF_ERROR(graphs_.Begin({inputs.num_rows, inputs.num_logit_rows, attention_plan_.num_narrow(),
+                                     static_cast<int32_t>(attention_plan_.tiles().size()), attention_plan_.num_splits(),
+                                     clock_.has_value() && clock_->active()},
+                                    stream_, &mode_));
     }
+    if (clock_.has_value()) clock_->set_replayed(IsReplayed());
     if (IsReplayed()) return absl::OkStatus();
     return KernelStatus(kernels::DeviceEmbedding({.table = matrices_.embedding,
                                                   .token_ids = token_ids_,
@@ -173,7 +178,9 @@ class CudaOps final : public Ops {
 
   absl::Status ProjectReduceAdd(int layer, Projection projection, const StepInputs& inputs, const Activation& in,
                                 const Activation& hidden) override {
-    if (IsReplayed()) return absl::OkStatus();
+    if (IsReplayed()) {
+      return group_ != nullptr && clock_.has_value() ? clock_->Mark(KindOf(projection)) : absl::OkStatus();
+    }
     const CudaLayerWeights& w = matrices_.layers[layer];
     const bool is_output = projection == Projection::kAttentionOutput;
     const DeviceMatrix& matrix = is_output ? w.attention_output : w.down;
@@ -182,6 +189,7 @@ class CudaOps final : public Ops {
       RETURN_IF_ERROR(Multiply(matrix, in, inputs.num_rows, hidden, DeviceEpilogue::kAddF32, nullptr, what));
     } else {
       RETURN_IF_ERROR(Multiply(matrix, in, inputs.num_rows, group_->part(), DeviceEpilogue::kStoreBf16, nullptr, what));
+      if (clock_.has_value()) RETURN_IF_ERROR(clock_->Mark(KindOf(projection)));
       // The norm that comes next; the head's is of some rows only.
       const float* const norm = is_output                        ? layer_vectors_[layer].feed_forward_norm
                                 : layer + 1 < config_.num_layers ? layer_vectors_[layer + 1].attention_norm
@@ -208,8 +216,15 @@ class CudaOps final : public Ops {
       RETURN_IF_ERROR(
           Multiply(matrices_.head, normed_, inputs.num_logit_rows, logits, DeviceEpilogue::kStoreF32, nullptr, "head"));
     }
-    return mode_ == CudaGraphCache::Mode::kEager ? absl::OkStatus() : graphs_.End(stream_);
+    is_graph_ = mode_ != CudaGraphCache::Mode::kEager;
+    if (!is_graph_) return absl::OkStatus();
+    RETURN_IF_ERROR(graphs_.End(stream_));
+    if (clock_.has_value()) clock_->set_replayed(false);
+    return absl::OkStatus();
   }
+
+  OpClock* op_clock() override { return clock_.has_value() ? &*clock_ : nullptr; }
+  int num_launches() const override { return is_graph_ ? graphs_.num_kernels() : 0; }
 
   absl::Status SampleVerify(std::span<kernels::VerifySpan> spans, std::span<const int> first_logit_rows,
                             std::span<kernels::VerifiedSpan> results) override {
@@ -511,6 +526,8 @@ class CudaOps final : public Ops {
 
   CudaGraphCache graphs_;
   CudaGraphCache::Mode mode_ = CudaGraphCache::Mode::kEager;  // of the step
+  bool is_graph_ = false;                                     // the last step was
+  std::optional<CudaOpClock> clock_;                          // of a profile
 
   std::unique_ptr<CudaGroup> group_;  // with several ranks
   CudaMemory best_ids_, best_ids_host_, logits_host_;

@@ -56,6 +56,7 @@ struct RunnerOptions {
   int max_step_tokens = 256;
   int max_sequences = 64;                              // spans in a step
   DeviceTransport transport = DeviceTransport::kAuto;  // between the GPUs of several ranks
+  bool profile = false;                                // with ModelRunner::SetProfiled, for benches
   PlantedFault fault = PlantedFault::kNone;
 };
 

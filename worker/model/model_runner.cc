@@ -13,6 +13,7 @@
 #include "kernels/sampling/token_counts.h"
 #include "worker/model/cpu_ops.h"
 #include "worker/model/cuda_backend.h"
+#include "worker/model/profiled_ops.h"
 #include "worker/model/transformer.h"
 #include "worker/parallel/single_communicator.h"
 #include "worker/sampling/row_params.h"
@@ -51,6 +52,7 @@ CudaOpsOptions MakeCudaOpsOptions(const LoadedModel& model, const RunnerOptions&
           .max_step_tokens = options.max_step_tokens,
           .max_sequences = options.max_sequences,
           .max_positions = model.max_model_len(),
+          .profile = options.profile,
           .reverse_sum_order = options.fault == PlantedFault::kReverseSumOrder};
 }
 
@@ -79,6 +81,7 @@ class ModelRunner::State {
     } else {
       RETURN_IF_ERROR(MakeCpuOps(communicator));
     }
+    if (options_.profile) ops_ = std::make_unique<ProfiledOps>(std::move(ops_), model_.world_size());
     verifier_.emplace(*ops_);
     token_ids_.reserve(options_.max_step_tokens);
     positions_.reserve(options_.max_step_tokens);
@@ -98,6 +101,7 @@ class ModelRunner::State {
                                          .block_size = options_.block_size,
                                          .max_step_tokens = options_.max_step_tokens,
                                          .max_positions = model_.max_model_len(),
+                                         .profile = options_.profile,
                                          .reverse_sum_order = options_.fault == PlantedFault::kReverseSumOrder}));
     return absl::OkStatus();
   }
@@ -139,6 +143,16 @@ class ModelRunner::State {
             .num_columns = logits.num_columns,
             .stride = static_cast<int>(logits.stride)};
   }
+
+  void SetProfiled(bool profiled) {
+    CHECK(options_.profile);
+    ops_->op_clock()->set_active(profiled);
+  }
+  absl::StatusOr<OpTimes> last_profile() const {
+    CHECK(options_.profile);
+    return ops_->op_clock()->Read();
+  }
+  int last_num_launches() const { return ops_->num_launches(); }
 
   int num_sequences() const { return static_cast<int>(mirrors_.size()); }
 
@@ -395,6 +409,9 @@ absl::StatusOr<StepResult> ModelRunner::Collect() {
 }
 
 ModelRunner::LogitsView ModelRunner::last_logits() const { return state_->last_logits(); }
+void ModelRunner::SetProfiled(bool profiled) { state_->SetProfiled(profiled); }
+absl::StatusOr<OpTimes> ModelRunner::last_profile() const { return state_->last_profile(); }
+int ModelRunner::last_num_launches() const { return state_->last_num_launches(); }
 int ModelRunner::num_sequences() const { return state_->num_sequences(); }
 
 absl::StatusOr<int64_t> LoadedModel::CudaKvBytes(const RunnerOptions& options, double memory_utilization) const {

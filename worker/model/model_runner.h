@@ -22,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "worker/model/loaded_model.h"
+#include "worker/model/op_clock.h"
 #include "worker/step/step_backend.h"
 
 namespace outrider {
@@ -44,6 +45,13 @@ class ModelRunner final : public StepBackend {
     int stride = 0;
   };
   LogitsView last_logits() const;
+
+  // Whether steps from now on note where their time goes, which makes them slower; not at first. Each rank for itself.
+  // Time by op of the last step that did. REQUIRES, both: made with RunnerOptions::profile.
+  void SetProfiled(bool profiled);
+  absl::StatusOr<OpTimes> last_profile() const;
+  // Kernels of the last step up to its logits; 0 on a CPU, and where a GPU did not run it as a graph.
+  int last_num_launches() const;
 
   // Sequences whose mirror is held.
   int num_sequences() const;

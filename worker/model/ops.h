@@ -20,6 +20,7 @@
 #include "kernels/attention/kv_layout.h"
 #include "kernels/sampling/verify_draft.h"
 #include "worker/model/activations.h"
+#include "worker/model/op_clock.h"
 
 namespace outrider {
 
@@ -79,6 +80,11 @@ class Ops {
   // The first `num_rows` rows of activations().logits as fp32 in host memory, rows activations().logits.stride apart;
   // valid until the next call of any operation. For tests and tools: a device copies them.
   virtual absl::StatusOr<const float*> HostLogits(int num_rows) = 0;
+
+  // Null unless made for a profile.
+  virtual OpClock* op_clock() { return nullptr; }
+  // Kernels in the graph of the last step; 0 if it was none, and on a CPU.
+  virtual int num_launches() const { return 0; }
 };
 
 }  // namespace outrider
