@@ -1,13 +1,13 @@
 #include "worker/speculation/lookahead_policy.h"
 
 #include <algorithm>
+#include <tuple>
 
 namespace outrider {
 namespace {
 
-// Bounds that are tried; between them the curve is smooth enough.
+// Draft tokens to ask for that are tried; between them the curve is smooth enough.
 constexpr int kGrid[] = {0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32};
-constexpr int kGridSize = sizeof(kGrid) / sizeof(kGrid[0]);
 
 // Share of the longest wait that a draft may be expected to take: half of them come later than expected.
 constexpr double kWaitShare = 0.8;
@@ -15,11 +15,14 @@ constexpr double kWaitShare = 0.8;
 // Draft rows tried at first, when only single rows were measured.
 constexpr int kRowsFirstTried = 3;
 
-// Expected accepted tokens and draft rows of all candidates of a kind, by bound.
-struct Sums {
-  double accepted[kGridSize] = {};
-  int rows[kGridSize] = {};
-  int count = 0;
+// Rows with less chance are not looked at: a step is never so flat that many of them pay.
+constexpr double kChanceMin = 0.02;
+
+// A draft row that may be verified: token `position` of a candidate's draft.
+struct DraftRow {
+  double chance = 0;  // that it is accepted, which all before it must be
+  int candidate = 0;
+  int position = 0;
 };
 
 }  // namespace
@@ -31,21 +34,23 @@ LookaheadChoice ChooseLookaheads(const LookaheadBatch& batch) {
   choice.lookaheads.assign(num_candidates, 0);
   if (num_candidates == 0) return choice;
 
-  Sums waiting, free;
-  for (const LookaheadCandidate& candidate : batch.candidates) {
-    Sums& sums = candidate.waits ? waiting : free;
-    sums.count += candidate.lookahead_max > 0;
-    double chance = 1, expected = 0;
-    int k = 0;
-    for (int i = 0; i < kGridSize; ++i) {
-      for (; k < std::min(kGrid[i], candidate.lookahead_max); ++k) expected += chance *= candidate.rates[k];
-      sums.accepted[i] += expected;
-      sums.rows[i] += k;
+  // By chance; of one candidate each after the one before.
+  std::vector<DraftRow> draft_rows;
+  int num_waiting = 0, num_free = 0;
+  for (int c = 0; c < num_candidates; ++c) {
+    const LookaheadCandidate& candidate = batch.candidates[c];
+    if (candidate.lookahead_max > 0) ++(candidate.waits ? num_waiting : num_free);
+    double chance = 1;
+    for (int k = 0; k < candidate.lookahead_max && (chance *= candidate.rates[k]) >= kChanceMin; ++k) {
+      draft_rows.push_back({chance, c, k});
     }
   }
+  std::sort(draft_rows.begin(), draft_rows.end(), [](const DraftRow& a, const DraftRow& b) {
+    return std::tuple(-a.chance, a.position, a.candidate) < std::tuple(-b.chance, b.position, b.candidate);
+  });
 
   const int num_plain_rows = num_candidates + batch.num_other_rows;
-  const int num_unwaiting = num_plain_rows - waiting.count;
+  const int num_unwaiting = num_plain_rows - num_waiting;
   // Twice as many rows as were measured are tried. While no step of twice the plain rows was, more are hoped to be
   // free.
   const int most_rows = std::max(num_plain_rows, batch.cost->most_rows());
@@ -55,43 +60,49 @@ LookaheadChoice ChooseLookaheads(const LookaheadBatch& batch) {
   const auto cost_ms = [&](int num_rows) {
     return batch.cost->known() ? batch.cost->EstimateMs(std::min(num_rows, num_priced_rows)) : batch.wait_ms_max;
   };
-  const auto value = [&](int i, int j) {
-    const int num_rows = num_plain_rows + waiting.rows[i] + free.rows[j];
-    const double step_ms = std::max(cost_ms(num_rows), 1e-6);
-    const double tokens = num_plain_rows + waiting.accepted[i] + free.accepted[j];
-    if (i == 0) return tokens / step_ms;
-    const double wait_ms = batch.latency_ms[kGrid[i]];
+  // Of a step with draft rows, those of candidates that wait among them, after waiting for drafts of `bound` tokens.
+  struct Rows {
+    int num_free = 0, num_waiting = 0;
+    double accepted_free = 0, accepted_waiting = 0;  // expected
+  };
+  const auto value = [&](int bound, const Rows& rows) {
+    const double step_ms = std::max(cost_ms(num_plain_rows + rows.num_free + rows.num_waiting), 1e-6);
+    const double tokens = num_plain_rows + rows.accepted_free + rows.accepted_waiting;
+    if (bound == 0) return tokens / step_ms;
+    const double wait_ms = batch.latency_ms[bound];
     if (num_unwaiting == 0) return tokens / (wait_ms + step_ms);
     // Those that do not wait run a step of their own meanwhile.
-    const double other_ms = cost_ms(num_unwaiting + free.rows[j]);
-    return (tokens + num_unwaiting + free.accepted[j]) / (std::max(wait_ms, other_ms) + step_ms);
+    const double other_ms = cost_ms(num_unwaiting + rows.num_free);
+    return (tokens + num_unwaiting + rows.accepted_free) / (std::max(wait_ms, other_ms) + step_ms);
   };
-  choice.tokens_per_ms = choice.tokens_per_ms_plain = value(0, 0);
-  int best_waiting = 0, best_free = 0;
-  for (int i = 0; i < kGridSize; ++i) {
-    if (i > 0 && (waiting.count == 0 || batch.latency_ms[kGrid[i]] > kWaitShare * batch.wait_ms_max)) break;
-    for (int j = 0; j < (free.count == 0 ? 1 : kGridSize); ++j) {
-      if (num_plain_rows + waiting.rows[i] + free.rows[j] > num_rows_max) break;
-      const double tokens_per_ms = value(i, j);
+  choice.tokens_per_ms = choice.tokens_per_ms_plain = value(0, {});
+  int best_bound = 0, num_best_rows = 0;
+  for (const int bound : kGrid) {
+    if (bound > 0 && (num_waiting == 0 || batch.latency_ms[bound] > kWaitShare * batch.wait_ms_max)) break;
+    Rows rows;
+    for (const DraftRow& row : draft_rows) {
+      const bool waits = batch.candidates[row.candidate].waits;
+      if (waits && row.position >= bound) continue;
+      ++(waits ? rows.num_waiting : rows.num_free);
+      (waits ? rows.accepted_waiting : rows.accepted_free) += row.chance;
+      if (num_plain_rows + rows.num_waiting + rows.num_free > num_rows_max) break;
+      const double tokens_per_ms = value(bound, rows);
       if (tokens_per_ms < kLookaheadGainMin * choice.tokens_per_ms_plain || tokens_per_ms <= choice.tokens_per_ms) {
         continue;
       }
       choice.tokens_per_ms = tokens_per_ms;
-      best_waiting = i, best_free = j;
+      best_bound = bound;
+      num_best_rows = rows.num_waiting + rows.num_free;
     }
   }
-
-  // A row pays if its chance is worth more than the batch's tokens in the time it takes.
-  const int num_rows = num_plain_rows + waiting.rows[best_waiting] + free.rows[best_free];
-  const double row_ms = cost_ms(num_rows + 1) - cost_ms(num_rows);
-  const double chance_min = std::max(0.0, row_ms) * choice.tokens_per_ms;
-  for (int c = 0; c < num_candidates; ++c) {
-    const LookaheadCandidate& candidate = batch.candidates[c];
-    const int bound = std::min(kGrid[candidate.waits ? best_waiting : best_free], candidate.lookahead_max);
-    double chance = 1;
-    int& lookahead = choice.lookaheads[c];
-    while (lookahead < bound && (chance *= candidate.rates[lookahead]) >= chance_min) ++lookahead;
-    choice.asks[c] = lookahead == 0 ? 0 : bound;
+  for (const DraftRow& row : draft_rows) {
+    if (num_best_rows == 0) break;
+    const bool waits = batch.candidates[row.candidate].waits;
+    if (waits && row.position >= best_bound) continue;
+    --num_best_rows;
+    ++choice.lookaheads[row.candidate];
+    choice.asks[row.candidate] =
+        waits ? std::min(best_bound, batch.candidates[row.candidate].lookahead_max) : choice.lookaheads[row.candidate];
   }
   return choice;
 }

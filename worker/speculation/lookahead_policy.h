@@ -4,8 +4,9 @@
 //
 // A batch with lookahead K_s for sequence s commits sum(1 + E_s(K_s)) tokens in wait + step(sum(1 + K_s)) ms, E_s being
 // the expected accepted tokens and wait the latency of the longest draft that has to be waited for; while some wait,
-// the others run a step of their own. One bound for sequences that wait and one for those that do not are tried over a
-// grid; then each sequence drops the draft rows whose chance of acceptance brings less than a row costs.
+// the others run a step of their own. For each bound of a grid on what those that wait ask for, draft rows are added by
+// their chance of acceptance, the likeliest first, for as many as are best: for a given number of rows no others commit
+// more.
 //
 // It learns again after it chose none because what it decides by fades towards hope (AcceptanceStats, DraftLatency):
 // about once in half a minute a few rounds are spent on a trial. See lookahead_policy_test.cc for what that costs.

@@ -2,7 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <random>
+#include <utility>
+#include <vector>
 
 namespace outrider {
 namespace {
@@ -91,6 +95,74 @@ TEST(ChooseLookaheads, FewerInABusyBatchWhereRowsCost) {
   const std::vector<LookaheadCandidate> many(64, Candidate(0.6));
   const int busy = ChooseLookaheads(Batch(many, cost, 0.1)).lookaheads[0];
   EXPECT_LT(busy, alone);
+}
+
+// What a choice is worth, said again.
+double TokensPerMs(const LookaheadBatch& batch, const std::vector<int>& lookaheads) {
+  const int num_sequences = static_cast<int>(lookaheads.size());
+  double tokens = num_sequences, others_tokens = 0, wait_ms = 0;
+  int rows = num_sequences, others_rows = 0;
+  bool waits = false;
+  for (int s = 0; s < num_sequences; ++s) {
+    const LookaheadCandidate& candidate = batch.candidates[s];
+    double chance = 1, expected = 0;
+    for (int k = 0; k < lookaheads[s]; ++k) expected += chance *= candidate.rates[k];
+    tokens += expected;
+    rows += lookaheads[s];
+    if (!candidate.waits || candidate.lookahead_max == 0) {
+      others_rows += 1 + lookaheads[s];
+      others_tokens += 1 + expected;
+    } else if (lookaheads[s] > 0) {
+      waits = true;
+      wait_ms = std::max(wait_ms, batch.latency_ms[lookaheads[s]]);
+    }
+  }
+  if (!waits) return tokens / batch.cost->EstimateMs(rows);
+  if (others_rows == 0) return tokens / (wait_ms + batch.cost->EstimateMs(rows));
+  return (tokens + others_tokens) /
+         (std::max(wait_ms, batch.cost->EstimateMs(others_rows)) + batch.cost->EstimateMs(rows));
+}
+
+TEST(ChooseLookaheads, IsWorthAsMuchAsTheBestOfAllChoices) {
+  std::mt19937 random(7);
+  const auto uniform = [&](double low, double high) { return std::uniform_real_distribution<>(low, high)(random); };
+  for (int repeat = 0; repeat < 300; ++repeat) {
+    StepCostModel cost;  // with stairs anywhere
+    double ms = 5;
+    for (int rows = 1; rows <= 40; ++rows) {
+      ms += uniform(0, 1) < 0.2 ? uniform(0, 8) : uniform(0, 0.3);
+      for (int i = 0; i < 5; ++i) cost.Observe(rows, ms);
+    }
+    std::vector<LookaheadCandidate> candidates;
+    const int num_sequences = 1 + repeat % 3;
+    for (int s = 0; s < num_sequences; ++s) {
+      candidates.push_back(Candidate(0, 5, /*waits=*/uniform(0, 1) < 0.5));
+      for (double& rate : candidates.back().rates) rate = uniform(0, 1);
+    }
+    const LookaheadBatch batch = Batch(candidates, cost, uniform(0, 1));
+    double best = 0;
+    for (int code = 0; code < std::pow(6, num_sequences); ++code) {
+      std::vector<int> lookaheads;
+      for (int s = 0, rest = code; s < num_sequences; ++s, rest /= 6) lookaheads.push_back(rest % 6);
+      best = std::max(best, TokensPerMs(batch, lookaheads));
+    }
+    // Where some wait, those that do not run their draft rows twice, which the order by chance does not know.
+    const bool mixed = std::any_of(candidates.begin(), candidates.end(), [&](const LookaheadCandidate& candidate) {
+      return candidate.waits != candidates[0].waits;
+    });
+    const LookaheadChoice choice = ChooseLookaheads(batch);
+    EXPECT_GE(TokensPerMs(batch, choice.lookaheads) * kLookaheadGainMin, best * (mixed ? 0.95 : 0.9999))
+        << "repeat " << repeat;
+  }
+}
+
+TEST(ChooseLookaheads, AStepAheadDoesNotTakeAwayTheRowsThatPay) {
+  StepCostModel cost;  // 6 rows were slow when they were measured
+  for (int i = 0; i < 20; ++i) {
+    for (const auto& [rows, ms] : {std::pair(1, 6.0), {2, 6.9}, {3, 7.1}, {5, 8.8}, {6, 19.5}}) cost.Observe(rows, ms);
+  }
+  const LookaheadChoice choice = ChooseLookaheads(Batch({Candidate(0.95, 8, /*waits=*/false)}, cost, 0));
+  EXPECT_GE(choice.lookaheads[0], 4);
 }
 
 TEST(ChooseLookaheads, TriesOnlyTwiceTheRowsThatWereMeasured) {

@@ -9,6 +9,9 @@ namespace {
 
 // An average follows the last ten or so steps, and more quickly while there are fewer.
 constexpr double kWeightMin = 0.1;
+// Before so many samples a bucket is taken to cost at most what its neighbours say: the first step of a size may be the
+// one that was interrupted, and what looks dear is not tried again.
+constexpr int kSamplesTrusted = 4;
 
 }  // namespace
 
@@ -31,12 +34,27 @@ void StepCostModel::Observe(int num_rows, double milliseconds) {
   bucket.num_rows += weight * (num_rows - bucket.num_rows);
   bucket.milliseconds += weight * (milliseconds - bucket.milliseconds);
 
+  std::array<Point, kNumBuckets> often;  // seen
+  size_t num_often = 0;
+  for (const Bucket& known : buckets_) {
+    if (known.num_samples >= kSamplesTrusted) often[num_often++] = {known.num_rows, known.milliseconds};
+  }
+  const absl::Span<Point> trusted(often.data(), num_often);
+  NeverFall(trusted);
   num_known_ = 0;
   for (const Bucket& known : buckets_) {
-    if (known.num_samples > 0) points_[num_known_++] = {known.num_rows, known.milliseconds};
+    if (known.num_samples == 0) continue;
+    double known_ms = known.milliseconds;
+    if (!trusted.empty() && known.num_samples < kSamplesTrusted)
+      known_ms = std::min(known_ms, On(trusted, known.num_rows));
+    points_[num_known_++] = {known.num_rows, known_ms};
   }
-  for (int i = num_known_ - 2; i >= 0; --i) {
-    points_[i].milliseconds = std::min(points_[i].milliseconds, points_[i + 1].milliseconds);
+  NeverFall({points_.data(), static_cast<size_t>(num_known_)});
+}
+
+void StepCostModel::NeverFall(absl::Span<Point> points) {
+  for (size_t i = points.size(); i-- > 1;) {
+    points[i - 1].milliseconds = std::min(points[i - 1].milliseconds, points[i].milliseconds);
   }
 }
 
@@ -45,13 +63,16 @@ int StepCostModel::most_rows() const {
 }
 
 double StepCostModel::EstimateMs(int num_rows) const {
-  if (num_known_ == 0) return 0;
-  const Point& first = points_[0];
-  if (num_known_ == 1) return first.milliseconds * std::max(1.0, num_rows / first.num_rows);
+  return num_known_ == 0 ? 0 : On(absl::MakeConstSpan(points_).first(num_known_), num_rows);
+}
+
+double StepCostModel::On(absl::Span<const Point> points, double num_rows) {
+  const Point& first = points[0];
+  if (points.size() == 1) return first.milliseconds * std::max(1.0, num_rows / first.num_rows);
   // The segment around num_rows, or the nearest one.
-  int i = 1;
-  while (i < num_known_ - 1 && points_[i].num_rows < num_rows) ++i;
-  const Point &a = points_[i - 1], &b = points_[i];
+  size_t i = 1;
+  while (i < points.size() - 1 && points[i].num_rows < num_rows) ++i;
+  const Point &a = points[i - 1], &b = points[i];
   const double slope = (b.milliseconds - a.milliseconds) / (b.num_rows - a.num_rows);
   const double estimate = a.milliseconds + slope * (num_rows - a.num_rows);
   // Fewer rows than any seen cost at least their share.

@@ -4,11 +4,14 @@
 // go in tiles of rows and cost in stairs, and the batch that fills its last tile must not be averaged with the one that
 // begins another); each keeps an exponential average. Between buckets it interpolates, below the first and beyond the
 // last it goes on with the nearest slope. More rows never cost less: a bucket counts as at most what a later one took.
+// One that was seen a few times only counts as at most what those seen more often say of it.
 //
 // Thread safety: none.
 #pragma once
 
 #include <array>
+
+#include "absl/types/span.h"
 
 namespace outrider {
 
@@ -41,6 +44,9 @@ class StepCostModel {
     double milliseconds = 0;
   };
   static int BucketOf(int num_rows);
+  static void NeverFall(absl::Span<Point> points);
+  // The curve through points, at least one, at num_rows.
+  static double On(absl::Span<const Point> points, double num_rows);
 
   std::array<Bucket, kNumBuckets> buckets_;
   std::array<Point, kNumBuckets> points_;  // the first num_known_: known buckets, times not falling

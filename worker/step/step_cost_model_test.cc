@@ -69,6 +69,18 @@ TEST(StepCostModel, OneSlowStepOfFewRowsDoesNotMakeManyRowsSlow) {
   EXPECT_GT(model.RowsWithin(200, 4096), 64);
 }
 
+TEST(StepCostModel, TheFirstFewStepsOfASizeCostAtMostWhatTheirNeighboursSay) {
+  StepCostModel model;
+  for (int i = 0; i < 10; ++i) model.Observe(1, 6), model.Observe(3, 8), model.Observe(8, 13);
+  model.Observe(6, 30);
+  EXPECT_NEAR(model.EstimateMs(6), 11, 1e-9);
+  model.Observe(16, 90);  // beyond them too
+  EXPECT_NEAR(model.EstimateMs(16), 21, 1e-9);
+  EXPECT_EQ(model.most_rows(), 16);
+  for (int i = 0; i < 20; ++i) model.Observe(16, 90);
+  EXPECT_NEAR(model.EstimateMs(16), 90, 1e-6);
+}
+
 TEST(StepCostModel, KeepsTheStairAfterAFullTile) {
   StepCostModel model;
   for (int i = 0; i < 50; ++i)
