@@ -37,7 +37,10 @@ std::vector<std::string> ServeArguments(const ClusterOptions& options) {
                                         absl::StrCat("--threads=", options.threads),
                                         absl::StrCat("--max-model-len=", options.max_model_len),
                                         absl::StrCat("--kv-cache-bytes=", options.kv_cache_bytes),
+                                        absl::StrCat("--gpu-memory-utilization=", options.gpu_memory_utilization),
                                         absl::StrCat("--max-sequences=", options.max_sequences),
+                                        absl::StrCat("--max-step-tokens=", options.max_step_tokens),
+                                        absl::StrCat("--prefix-cache=", options.prefix_cache ? "true" : "false"),
                                         absl::StrCat("--host=", options.host),
                                         absl::StrCat("--grpc-port=", options.grpc_port),
                                         absl::StrCat("--metrics-port=", options.metrics_port)};

@@ -32,6 +32,12 @@ void AddClusterFlags(CLI::App& command, ClusterOptions& options) {
                   "Share of a GPU's memory that a target rank may take; a draft worker on it takes 0.1")
       ->type_name("[0.85]");
   command.add_option("--max-sequences", options.max_sequences, "Sequences a group computes at once")->type_name("[64]");
+  command
+      .add_option("--max-step-tokens", options.max_step_tokens,
+                  "Tokens a step, at most; 0: as many as keep a step short, by measurement")
+      ->type_name("[0]");
+  command.add_option("--prefix-cache", options.prefix_cache, "true or false: keep KV for prompts that begin alike")
+      ->type_name("[true]");
 }
 
 }  // namespace outrider

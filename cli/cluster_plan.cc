@@ -93,8 +93,9 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
            flag("device", options.device), flag("numerics", options.numerics), flag("lookahead", options.lookahead),
            flag("load-format", options.load_format), flag("threads", threads.per_rank),
            flag("max-model-len", options.max_model_len), flag("kv-cache-bytes", options.kv_cache_bytes),
-           flag("gpu-memory-utilization", options.gpu_memory_utilization),
-           flag("max-sequences", options.max_sequences)}};
+           flag("gpu-memory-utilization", options.gpu_memory_utilization), flag("max-sequences", options.max_sequences),
+           flag("max-step-tokens", options.max_step_tokens),
+           flag("prefix-cache", options.prefix_cache ? "true" : "false")}};
       process.labels = {{"group", unit.name}, {"rank", absl::StrCat(rank)}};
       add_health(process, absl::StrCat(unit.name, "-", rank));
       process.args.push_back(rank == 0 ? flag("router-address", router_address) : flag("leader-address", socket(0)));

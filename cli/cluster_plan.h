@@ -25,6 +25,8 @@ struct ClusterOptions {
   uint64_t kv_cache_bytes = 0;
   double gpu_memory_utilization = 0.85;
   uint32_t max_sequences = 64;
+  uint32_t max_step_tokens = 0;
+  bool prefix_cache = true;
   std::string host = "127.0.0.1";
   uint32_t grpc_port = 9000;
   uint32_t metrics_port = 9100;

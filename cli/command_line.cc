@@ -1,9 +1,11 @@
 #include "cli/command_line.h"
 
+#include <algorithm>
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
 #include "cli/config_schema.h"  // NearestName
+#include "cli/flag_translation.h"
 
 namespace outrider {
 namespace {
@@ -49,19 +51,32 @@ std::optional<std::string> UnknownArgument(const CLI::App& app, const std::vecto
 }
 
 std::optional<int> ParseCommandLine(CLI::App& app, int argc, const char* const* argv) {
-  if (const auto unknown = UnknownArgument(app, std::vector<std::string>(argv + 1, argv + argc))) {
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  const std::string command = arguments.empty() ? "" : absl::StrCat(" ", arguments[0]);
+  auto translated = TranslateVllmFlags(app, arguments);
+  if (!translated.ok()) {
+    std::fprintf(stderr, "%s%s: %s\n", app.get_name().c_str(), command.c_str(),
+                 std::string(translated.status().message()).c_str());
+    return 2;
+  }
+  arguments = std::move(translated->arguments);
+  if (const auto unknown = UnknownArgument(app, arguments)) {
     std::fprintf(stderr, "%s\n", unknown->c_str());
     return 2;
   }
+  for (const std::string& note : translated->notes) {
+    std::fprintf(stderr, "%s%s: note: %s\n", app.get_name().c_str(), command.c_str(), note.c_str());
+  }
+  std::reverse(arguments.begin(), arguments.end());  // as CLI11 takes them
   try {
-    app.parse(argc, argv);
+    app.parse(std::move(arguments));
   } catch (const CLI::Success& success) {  // --help, --version
     return app.exit(success);
   } catch (const CLI::ParseError& error) {
     std::string path = app.get_name();
-    for (const CLI::App* command = &app; !command->get_subcommands().empty();) {
-      command = command->get_subcommands().front();
-      absl::StrAppend(&path, " ", command->get_name());
+    for (const CLI::App* below = &app; !below->get_subcommands().empty();) {
+      below = below->get_subcommands()[0];
+      absl::StrAppend(&path, " ", below->get_name());
     }
     std::fprintf(stderr, "%s: %s; see %s --help\n", path.c_str(), error.what(), path.c_str());
     return 2;

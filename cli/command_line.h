@@ -12,7 +12,8 @@ namespace outrider {
 // What does not exist among `arguments` (without the program's name); nothing if all do.
 std::optional<std::string> UnknownArgument(const CLI::App& app, const std::vector<std::string>& arguments);
 
-// Parses and runs the chosen command's callback. Nothing on success; otherwise what the process exits with: 0 after
+// Parses, flags of vLLM translated (flag_translation.h), and runs the chosen command's callback. Nothing on success;
+// otherwise what the process exits with: 0 after
 // --help or --version, 2 after an error, which is told on standard error.
 std::optional<int> ParseCommandLine(CLI::App& app, int argc, const char* const* argv);
 

@@ -8,8 +8,10 @@
 #include <sstream>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "base/status_macros.h"
 #include "cli/config_schema.h"
 
@@ -36,7 +38,7 @@ absl::Status UnknownSetting(const std::string& place, const std::string& name, c
                                                                  : absl::StrCat("; did you mean '", nearest, "'?")));
 }
 
-absl::Status LoadFile(const std::string& path, Message* config) {
+absl::Status LoadFile(const std::string& path, Message* config, SettingOrigins& origins) {
   std::ifstream file(path, std::ios::binary);
   if (!file) return absl::NotFoundError(absl::StrCat("config file '", path, "' can not be read; check --config"));
   std::string text(kMaxConfigFileBytes + 1, '\0');
@@ -69,6 +71,7 @@ absl::Status LoadFile(const std::string& path, Message* config) {
       return absl::InvalidArgumentError(absl::StrCat(place, ": '", name, "' takes one value"));
     }
     RETURN_IF_ERROR(SetFromText(place, name, entry.second.Scalar(), config));
+    origins[name] = {SettingOrigin::Source::kFile, place};
   }
   return absl::OkStatus();
 }
@@ -117,16 +120,26 @@ absl::Status SetFromText(const std::string& place, const std::string& name, cons
   return absl::OkStatus();
 }
 
-absl::Status LoadConfig(const ConfigSources& sources, Message* config) {
-  if (!sources.file.empty()) RETURN_IF_ERROR(LoadFile(sources.file, config));
+absl::Status LoadConfig(const ConfigSources& sources, Message* config, SettingOrigins* origins) {
+  SettingOrigins unused;
+  SettingOrigins& told = origins == nullptr ? unused : *origins;
+  if (!sources.file.empty()) RETURN_IF_ERROR(LoadFile(sources.file, config, told));
   for (const Setting& setting : SettingsOf(*config->GetDescriptor())) {
     if (!sources.variable) break;
-    if (const char* value = sources.variable(setting.variable)) {
-      RETURN_IF_ERROR(SetFromText(setting.variable, setting.name, value, config));
+    const char* value = sources.variable(setting.variable);
+    if (value == nullptr) continue;
+    absl::Status status = SetFromText(setting.variable, setting.name, value, config);
+    if (!status.ok() && absl::StartsWith(value, "tcp://")) {
+      status = absl::InvalidArgumentError(absl::StrCat(
+          status.message(), "; Kubernetes sets such variables for its services: enableServiceLinks: false"));
     }
+    RETURN_IF_ERROR(status);
+    told[setting.name] = {SettingOrigin::Source::kEnvironment, setting.variable};
   }
   for (const auto& [name, value] : sources.flags) {
-    RETURN_IF_ERROR(SetFromText(absl::StrCat("--", name), name, value, config));
+    const std::string flag = absl::StrCat("--", absl::StrReplaceAll(name, {{"_", "-"}}));
+    RETURN_IF_ERROR(SetFromText(flag, name, value, config));
+    told[name] = {SettingOrigin::Source::kFlag, flag};
   }
   return absl::OkStatus();
 }

@@ -7,6 +7,7 @@
 #include <google/protobuf/message.h>
 
 #include <functional>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,8 +22,18 @@ struct ConfigSources {
   std::function<const char*(const std::string&)> variable;  // value of an environment variable or nullptr
 };
 
-// Fills `config`, a message of config.proto, over its defaults.
-absl::Status LoadConfig(const ConfigSources& sources, google::protobuf::Message* config);
+// Where the value of a setting comes from.
+struct SettingOrigin {
+  enum class Source { kDefault, kFile, kEnvironment, kFlag };
+  Source source = Source::kDefault;
+  std::string place;  // router.yaml:3, OUTRIDER_GRPC_PORT, --grpc-port; empty: the default
+};
+// By setting name; a setting that is not in it has its default.
+using SettingOrigins = std::map<std::string, SettingOrigin>;
+
+// Fills `config`, a message of config.proto, over its defaults; `origins` says from where, unless it is null.
+absl::Status LoadConfig(const ConfigSources& sources, google::protobuf::Message* config,
+                        SettingOrigins* origins = nullptr);
 
 // Sets one field from text. `place` begins the error message.
 absl::Status SetFromText(const std::string& place, const std::string& name, const std::string& value,

@@ -81,6 +81,32 @@ TEST_F(ConfigLoader, NamesTheVariableThatIsWrong) {
   EXPECT_NE(Message("").find("OUTRIDER_RANK: rank = 'first' is not"), std::string::npos);
 }
 
+TEST_F(ConfigLoader, TellsWhereEachValueComesFrom) {
+  variables_["OUTRIDER_MAX_MODEL_LEN"] = "200";
+  flags_ = {{"block_size", "32"}, {"rank", "1"}};
+  ConfigSources sources;
+  sources.file = WriteFile("# a comment\nmax_model_len: 100\nmodel: a.gguf\nrank: 0\n");
+  sources.variable = [this](const std::string& name) -> const char* {
+    const auto it = variables_.find(name);
+    return it == variables_.end() ? nullptr : it->second.c_str();
+  };
+  sources.flags = flags_;
+  SettingOrigins origins;
+  ASSERT_TRUE(LoadConfig(sources, &config_, &origins).ok());
+  ASSERT_EQ(origins.size(), 4u);
+  EXPECT_EQ(origins["model"].source, SettingOrigin::Source::kFile);
+  EXPECT_EQ(origins["model"].place, sources.file + ":3");
+  EXPECT_EQ(origins["max_model_len"].source, SettingOrigin::Source::kEnvironment);
+  EXPECT_EQ(origins["max_model_len"].place, "OUTRIDER_MAX_MODEL_LEN");
+  EXPECT_EQ(origins["rank"].place, "--rank");
+  EXPECT_EQ(origins["block_size"].place, "--block-size");
+}
+
+TEST_F(ConfigLoader, KnowsAVariableOfKubernetesThatIsNoSetting) {
+  variables_["OUTRIDER_GRPC_PORT"] = "tcp://10.0.0.1:9000";
+  EXPECT_NE(Message("").find("enableServiceLinks: false"), std::string::npos);
+}
+
 TEST_F(ConfigLoader, NamesAMissingFile) {
   ConfigSources sources;
   sources.file = "/nowhere/router.yaml";

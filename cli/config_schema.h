@@ -20,6 +20,9 @@ struct Setting {
 // Every setting of a message of config.proto, in the file's order.
 std::vector<Setting> SettingsOf(const google::protobuf::Descriptor& message);
 
+// Letters to insert, remove or replace (Levenshtein).
+int EditDistance(const std::string& a, const std::string& b);
+
 // The candidate with the least edit distance to `name`; empty if none is near (more than a third of it differs).
 std::string NearestName(const std::string& name, const std::vector<std::string>& candidates);
 

@@ -4,12 +4,14 @@
 
 #include <fstream>
 #include <iostream>
+#include <nlohmann/json.hpp>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/status_macros.h"
+#include "cli/json_fields.h"
 
 namespace outrider {
 
@@ -27,6 +29,9 @@ absl::StatusOr<std::vector<int32_t>> ParseTokenIds(const std::string& text) {
 }
 
 absl::StatusOr<v1::GenerateRequest> ParseRequestLine(const std::string& json, const v1::GenerateRequest& defaults) {
+  // Text that is no JSON at all is left to protobuf, which says where it ends to be.
+  const auto parsed = nlohmann::json::parse(json, nullptr, /*allow_exceptions=*/false);
+  if (!parsed.is_discarded()) RETURN_IF_ERROR(CheckJsonFields(parsed, *v1::GenerateRequest::descriptor()));
   v1::GenerateRequest line;
   const auto status = google::protobuf::util::JsonStringToMessage(json, &line);
   if (!status.ok()) {

@@ -31,6 +31,21 @@ TEST(GenerateRequests, LineReplacesThePromptAndKeepsTheDefaults) {
   EXPECT_EQ(request->seed(), 7);
 }
 
+TEST(GenerateRequests, NamesTheNearestFieldOfAnUnknownOne) {
+  const auto message = [](const std::string& line) {
+    return std::string(ParseRequestLine(line, {}).status().message());
+  };
+  EXPECT_EQ(message(R"({"prompt": "a", "max_token": 5})"), "unknown field 'max_token'; did you mean 'max_tokens'?");
+  EXPECT_EQ(message(R"({"messages": [{"role": "user", "content": "a"}, {"rol": "user"}]})"),
+            "unknown field 'messages[1].rol'; did you mean 'role'?");
+  EXPECT_EQ(message(R"({"prompt": "a", "frequency": 440})"),
+            "unknown field 'frequency'; GenerateRequest in proto/inference.proto lists them");
+  EXPECT_EQ(message(R"({"prompt": "a", "maxTokens": 5})"), "");  // the other spelling of JSON
+  EXPECT_NE(message(R"({"prompt": "a", "max_tokens": "many"})").find("not a GenerateRequest"), std::string::npos);
+  EXPECT_NE(message(R"({"prompt": )").find("not a GenerateRequest"), std::string::npos);
+  EXPECT_NE(message("[1]").find("not a GenerateRequest"), std::string::npos);
+}
+
 TEST(GenerateRequests, NamesTheLineAndTheFieldThatAreWrong) {
   const std::string path = ::testing::TempDir() + "/requests_" + std::to_string(::getpid()) + ".jsonl";
   std::ofstream(path) << "{\"prompt\": \"a\"}\n\n{\"promt\": \"b\"}\n";

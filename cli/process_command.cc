@@ -1,14 +1,12 @@
 #include "cli/process_command.h"
 
-#include <cstdlib>
-#include <map>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "base/log.h"
 #include "cli/config_loader.h"
-#include "cli/config_schema.h"
+#include "cli/environment_check.h"
+#include "cli/setting_flags.h"
 #include "cli/supervisor.h"  // kExitUsage
 #include "proto/config.pb.h"
 #include "router/router_main.h"
@@ -18,41 +16,22 @@
 namespace outrider {
 namespace {
 
-struct ProcessFlags {
-  std::string config_file;
-  std::map<std::string, std::string> values;  // by setting name
-};
-
 // One subcommand: flags from the message's schema, then `run` with the loaded config.
 template <typename Config, typename Run>
 void AddProcess(CLI::App& app, int& exit_code, const char* name, const char* description, const char* example,
                 Run run) {
   CLI::App* command = app.add_subcommand(name, description);
-  auto flags = std::make_shared<ProcessFlags>();
-  command->add_option("--config", flags->config_file, "YAML file with the settings below under the same names")
-      ->type_name("FILE");
-  for (const Setting& setting : SettingsOf(*Config::descriptor())) {
-    const std::string underscored = absl::StrCat("--", setting.name);
-    const std::string names = underscored == setting.flag ? setting.flag : absl::StrCat(setting.flag, ",", underscored);
-    CLI::Option* option = command->add_option(names, flags->values[setting.name], setting.help);
-    option->type_name(setting.default_value.empty() ? "VALUE" : absl::StrCat("[", setting.default_value, "]"));
-  }
+  const auto flags = SettingFlags::Add(*command, *Config::descriptor());
   command->footer(
       absl::StrCat("Every setting is also read from OUTRIDER_<NAME>, such as OUTRIDER_GRPC_PORT; flags win over\n"
                    "variables, variables over the file.\n\nExample:\n  ",
                    example));
   command->callback([=, &exit_code] {
-    ConfigSources sources;
-    sources.file = flags->config_file;
-    sources.variable = [](const std::string& variable) -> const char* { return std::getenv(variable.c_str()); };
-    for (const CLI::Option* option : command->get_options()) {
-      const std::string setting = absl::StrReplaceAll(option->get_single_name(), {{"-", "_"}});
-      if (option->count() > 0 && flags->values.count(setting)) {
-        sources.flags.emplace_back(setting, flags->values.at(setting));
-      }
-    }
     Config config;
-    absl::Status status = LoadConfig(sources, &config);
+    const EnvironmentFindings environment = CheckEnvironment(EnvironmentVariables());
+    for (const std::string& warning : environment.warnings) LogWarning(warning);
+    absl::Status status = environment.status;
+    if (status.ok()) status = LoadConfig(flags->Sources(), &config);
     if (!status.ok()) {
       LogError(status.message());
       exit_code = kExitUsage;

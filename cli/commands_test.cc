@@ -1,0 +1,94 @@
+// What the program does as a whole: output, exit codes, and what it says of wrong arguments. Commands that need a
+// cluster are tested in tests/integration.
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "cli/testing/run_program.h"
+
+namespace outrider {
+namespace {
+
+using Json = nlohmann::json;
+
+std::string WriteFile(const std::string& name, const std::string& text) {
+  const std::string path = testing::TempDir() + "/" + name + "_" + std::to_string(::getpid());
+  std::ofstream(path) << text;
+  return path;
+}
+
+TEST(Commands, VersionSaysItForPeopleAndForPrograms) {
+  const ProgramResult people = RunProgram({"version"});
+  EXPECT_EQ(people.exit_code, 0);
+  const Json json = Json::parse(RunProgram({"version", "--json"}).out);
+  EXPECT_EQ(people.out.find("outrider " + json["version"].get<std::string>() + ","), 0u) << people.out;
+  for (const char* const key : {"cuda", "cpu_kernels", "compiler", "grpc", "protobuf"}) {
+    EXPECT_TRUE(json.contains(key)) << key;
+  }
+  EXPECT_EQ(RunProgram({"--version"}).out, "outrider " + json["version"].get<std::string>() + "\n");
+}
+
+TEST(Commands, HealthOfNobodyIsOneAndSaysSo) {
+  const ProgramResult result = RunProgram({"health", "--metrics-address", "unix:/nowhere/s", "--json"});
+  EXPECT_EQ(result.exit_code, 1);
+  const Json json = Json::parse(result.out);
+  EXPECT_EQ(json["ready"], false);
+  EXPECT_NE(json["reason"].get<std::string>().find("/nowhere/s"), std::string::npos);
+  EXPECT_EQ(RunProgram({"health", "--timeout", "0"}).exit_code, 2);
+  EXPECT_EQ(RunProgram({"health", "--address", "a:1", "--metrics-address", "b:1"}).exit_code, 2);
+}
+
+TEST(Commands, ConfigDumpTellsValueAndSourceOfEverySetting) {
+  const std::string file = WriteFile("router.yaml", "grpc_port: 9001\nreplay_burst: 7\n");
+  const ProgramResult dump = RunProgram({"config", "dump", "router", "--config", file, "--json", "--replay-burst", "8"},
+                                        "", {"OUTRIDER_LOG_FORMAT=json"});
+  ASSERT_EQ(dump.exit_code, 0) << dump.err;
+  std::map<std::string, Json> settings;
+  for (const Json& entry : Json::parse(dump.out)) settings[entry["name"]] = entry;
+  EXPECT_EQ(settings["grpc_port"]["value"], 9001);
+  EXPECT_EQ(settings["grpc_port"]["place"], file + ":1");
+  EXPECT_EQ(settings["replay_burst"]["value"], 8);
+  EXPECT_EQ(settings["replay_burst"]["source"], "flag");
+  EXPECT_EQ(settings["log_format"]["source"], "environment");
+  EXPECT_EQ(settings["host"]["source"], "default");
+  EXPECT_EQ(settings["host"]["value"], settings["host"]["default"]);
+}
+
+TEST(Commands, ConfigCheckRefusesWhatAProcessWouldRefuse) {
+  const ProgramResult good = RunProgram({"config", "check", "target", "--rank", "1"});
+  EXPECT_EQ(good.exit_code, 0);
+  EXPECT_EQ(good.out.find("ok: 1 of "), 0u) << good.out;
+  const std::string file = WriteFile("bad.yaml", "model: a\nmax_modle_len: 5\n");
+  const ProgramResult bad = RunProgram({"config", "check", "target", "--config", file});
+  EXPECT_EQ(bad.exit_code, 2);
+  EXPECT_NE(bad.err.find(":2: unknown setting 'max_modle_len'; did you mean 'max_model_len'?"), std::string::npos)
+      << bad.err;
+}
+
+TEST(Commands, AVariableWrittenWrongIsRefusedAndAForeignOneIsToldOf) {
+  for (const std::vector<std::string>& command : {std::vector<std::string>{"config", "check", "router"}, {"router"}}) {
+    const ProgramResult wrong = RunProgram(command, "", {"OUTRIDER_GRPC_PROT=9001"});
+    EXPECT_EQ(wrong.exit_code, 2);
+    EXPECT_NE(wrong.err.find("OUTRIDER_GRPC_PROT is no setting; did you mean OUTRIDER_GRPC_PORT?"), std::string::npos)
+        << wrong.err;
+  }
+  const ProgramResult foreign = RunProgram({"config", "check", "router"}, "", {"OUTRIDER_COLOUR=red"});
+  EXPECT_EQ(foreign.exit_code, 0);
+  EXPECT_NE(foreign.err.find("OUTRIDER_COLOUR is no setting and has no effect"), std::string::npos) << foreign.err;
+}
+
+TEST(Commands, FlagsOfVllmAreTakenOrToldWhatToUse) {
+  const ProgramResult result = RunProgram({"serve", "/nowhere.gguf", "-tp", "2", "--max-num-seqs", "4"});
+  EXPECT_EQ(result.err.find("unknown flag"), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("/nowhere.gguf"), std::string::npos) << result.err;
+  const ProgramResult refused = RunProgram({"serve", "m", "--quantization", "fp8"});
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_EQ(refused.err.find("outrider serve: --quantization: the model's file says"), 0u) << refused.err;
+}
+
+}  // namespace
+}  // namespace outrider
