@@ -1,5 +1,6 @@
 #include "cli/bench_command.h"
 
+#include "cli/bench_cluster_command.h"
 #include "cli/bench_engine_command.h"
 
 namespace outrider {
@@ -8,6 +9,7 @@ void AddBenchCommand(CLI::App& app, int& exit_code) {
   CLI::App* const bench = app.add_subcommand("bench", "Measure what a model costs on this machine");
   bench->require_subcommand(1);
   AddBenchEngineCommand(*bench, exit_code);
+  AddBenchClusterCommand(*bench, exit_code);
 }
 
 }  // namespace outrider

@@ -34,6 +34,7 @@ std::vector<std::string> ServeArguments(const ClusterOptions& options) {
                                         absl::StrCat("--numerics=", options.numerics),
                                         absl::StrCat("--load-format=", options.load_format),
                                         absl::StrCat("--lookahead=", options.lookahead),
+                                        absl::StrCat("--ngram-draft=", options.ngram_draft ? "true" : "false"),
                                         absl::StrCat("--threads=", options.threads),
                                         absl::StrCat("--max-model-len=", options.max_model_len),
                                         absl::StrCat("--kv-cache-bytes=", options.kv_cache_bytes),
@@ -46,6 +47,10 @@ std::vector<std::string> ServeArguments(const ClusterOptions& options) {
                                         absl::StrCat("--metrics-port=", options.metrics_port)};
   // Left out if empty: `--draft-model=` takes the next argument for its value.
   if (!options.draft_model.empty()) arguments.push_back(absl::StrCat("--draft-model=", options.draft_model));
+  if (!options.draft_replay.empty()) {
+    arguments.push_back(absl::StrCat("--draft-replay=", options.draft_replay));
+    arguments.push_back(absl::StrCat("--draft-acceptance=", options.draft_acceptance));
+  }
   return arguments;
 }
 

@@ -8,6 +8,10 @@ void AddClusterFlags(CLI::App& command, ClusterOptions& options) {
   command.add_option("--tensor-parallel-size,-t", options.tensor_parallel_size, "Rank processes a group")
       ->type_name("[1]");
   command.add_option("--groups", options.groups, "Target groups, each with the whole model")->type_name("[1]");
+  command
+      .add_option("--ngram-draft", options.ngram_draft,
+                  "Draft what followed the last tokens before, too, without a draft worker")
+      ->type_name("[true]");
   command.add_option("--draft-workers", options.draft_workers, "Draft workers")->type_name("[1]");
   command.add_option("--device", options.device, "auto, cpu or cuda")->type_name("[auto]");
   command

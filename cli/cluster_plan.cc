@@ -36,6 +36,10 @@ absl::Status Validate(const ClusterOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("--gpu-memory-utilization is ", options.gpu_memory_utilization, "; it may be 0.01 to 1"));
   }
+  if (!(options.draft_acceptance >= 0 && options.draft_acceptance <= 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--draft-acceptance is ", options.draft_acceptance, "; it may be 0 to 1"));
+  }
   if (!IsOneOf(options.device, {"auto", "cpu", "cuda"})) {
     return absl::InvalidArgumentError(absl::StrCat("--device '", options.device, "' is none of auto, cpu, cuda"));
   }
@@ -66,7 +70,8 @@ ThreadShares DivideThreads(const ClusterOptions& options, uint32_t num_cores) {
   return shares;
 }
 
-std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::string& runtime_dir, uint32_t num_cores) {
+std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::string& runtime_dir, uint32_t num_cores,
+                                  uint32_t num_gpus) {
   const ThreadShares threads = DivideThreads(options, num_cores);
   const std::string router_address = absl::StrCat(options.host, ":", options.grpc_port);
   const auto flag = [](const char* name, const auto& value) { return absl::StrCat("--", name, "=", value); };
@@ -91,11 +96,13 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
           {"target", flag("model", options.model), flag("group-id", unit.name),
            flag("tensor-parallel-size", options.tensor_parallel_size), flag("rank", rank), flag("host", socket(rank)),
            flag("device", options.device), flag("numerics", options.numerics), flag("lookahead", options.lookahead),
-           flag("load-format", options.load_format), flag("threads", threads.per_rank),
-           flag("max-model-len", options.max_model_len), flag("kv-cache-bytes", options.kv_cache_bytes),
+           flag("ngram-draft", options.ngram_draft ? "true" : "false"), flag("load-format", options.load_format),
+           flag("threads", threads.per_rank), flag("max-model-len", options.max_model_len),
+           flag("kv-cache-bytes", options.kv_cache_bytes),
            flag("gpu-memory-utilization", options.gpu_memory_utilization), flag("max-sequences", options.max_sequences),
            flag("max-step-tokens", options.max_step_tokens),
-           flag("prefix-cache", options.prefix_cache ? "true" : "false")}};
+           flag("prefix-cache", options.prefix_cache ? "true" : "false"),
+           flag("first-gpu", group * options.tensor_parallel_size)}};
       process.labels = {{"group", unit.name}, {"rank", absl::StrCat(rank)}};
       add_health(process, absl::StrCat(unit.name, "-", rank));
       process.args.push_back(rank == 0 ? flag("router-address", router_address) : flag("leader-address", socket(0)));
@@ -105,15 +112,22 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
   }
   for (uint32_t i = 0; !options.draft_model.empty() && i < options.draft_workers; ++i) {
     const std::string name = absl::StrCat("draft-", i);
-    units.push_back(
-        {name,
-         {{name,
-           {"draft", flag("model", options.draft_model), flag("worker-id", name),
-            flag("host", absl::StrCat("unix:", runtime_dir, "/", name, ".sock")),
-            flag("router-address", router_address), flag("device", options.device), flag("numerics", options.numerics),
-            flag("load-format", options.load_format), flag("threads", threads.per_draft_worker),
-            // Its cores are the ranks' too.
-            flag("run-ahead", options.device == "cuda" ? "auto" : "off")}}}});
+    const uint32_t gpu = options.groups * options.tensor_parallel_size + i;
+    const bool has_own_gpu = options.device != "cpu" && gpu < num_gpus;
+    units.push_back({name,
+                     {{name,
+                       {"draft", flag("model", options.draft_model), flag("worker-id", name),
+                        flag("host", absl::StrCat("unix:", runtime_dir, "/", name, ".sock")),
+                        flag("router-address", router_address), flag("device", options.device),
+                        flag("numerics", options.numerics), flag("load-format", options.load_format),
+                        flag("threads", threads.per_draft_worker), flag("gpu", num_gpus > 0 ? gpu % num_gpus : 0),
+                        // Otherwise its cores, or its GPU, are the ranks' too.
+                        flag("run-ahead", has_own_gpu ? "on" : "off")}}}});
+    if (!options.draft_replay.empty()) {
+      std::vector<std::string>& args = units.back().processes[0].args;
+      args.push_back(flag("replay", options.draft_replay));
+      args.push_back(flag("replay-acceptance", options.draft_acceptance));
+    }
     add_health(units.back().processes[0], name);
   }
   return units;

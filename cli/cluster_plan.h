@@ -20,6 +20,7 @@ struct ClusterOptions {
   std::string numerics = "invariant";
   std::string load_format = "auto";
   std::string lookahead = "auto";
+  bool ngram_draft = true;
   uint32_t threads = 0;  // of the machine; 0: all cores
   uint32_t max_model_len = 0;
   uint64_t kv_cache_bytes = 0;
@@ -31,6 +32,9 @@ struct ClusterOptions {
   uint32_t grpc_port = 9000;
   uint32_t metrics_port = 9100;
   std::string log_format = "text";
+  // For benches: recorded outputs that draft workers draft, and the share of them that is right (DraftConfig.replay).
+  std::string draft_replay;
+  double draft_acceptance = 1;
 };
 
 inline constexpr uint32_t kMaxGroups = 64;
@@ -64,7 +68,9 @@ struct UnitPlan {
   std::vector<ProcessPlan> processes;
 };
 
-// `runtime_dir` holds the unix sockets of the workers; ports are final (not 0).
-std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::string& runtime_dir, uint32_t num_cores);
+// `runtime_dir` holds the unix sockets of the workers; ports are final (not 0). Groups take GPUs of their own as far as
+// there are any, then draft workers, which then run ahead; beyond `num_gpus` they share.
+std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::string& runtime_dir, uint32_t num_cores,
+                                  uint32_t num_gpus = 0);
 
 }  // namespace outrider

@@ -60,8 +60,36 @@ TEST(ClusterPlan, LetsNoDraftWorkerRunAheadOnCoresItShares) {
     return std::find(args.begin(), args.end(), arg) != args.end();
   };
   EXPECT_TRUE(holds("--run-ahead=off"));
-  options.device = "cuda";
-  EXPECT_TRUE(holds("--run-ahead=auto"));
+}
+
+TEST(ClusterPlan, GivesGroupsThenDraftWorkersGpusOfTheirOwnAsFarAsThereAreAny) {
+  ClusterOptions options = Options();
+  options.groups = 2;
+  options.draft_workers = 2;
+  const auto first_of = [&](uint32_t num_gpus, size_t unit) {
+    return PlanCluster(options, "/run/x", 8, num_gpus)[unit].processes[0];
+  };
+  EXPECT_TRUE(Has(first_of(8, 1), "--first-gpu=0"));
+  EXPECT_TRUE(Has(first_of(8, 2), "--first-gpu=2"));
+  EXPECT_TRUE(Has(first_of(8, 3), "--gpu=4"));
+  EXPECT_TRUE(Has(first_of(8, 4), "--gpu=5"));
+  EXPECT_TRUE(Has(first_of(8, 4), "--run-ahead=on"));
+  EXPECT_TRUE(Has(first_of(5, 3), "--run-ahead=on"));
+  EXPECT_TRUE(Has(first_of(5, 4), "--gpu=0"));
+  EXPECT_TRUE(Has(first_of(5, 4), "--run-ahead=off"));  // the GPU is the first group's too
+  options.device = "cpu";
+  EXPECT_TRUE(Has(first_of(8, 3), "--run-ahead=off"));
+}
+
+TEST(ClusterPlan, TellsDraftWorkersWhatToReplay) {
+  ClusterOptions options = Options();
+  options.draft_replay = "/tmp/outputs.jsonl";
+  options.draft_acceptance = 0.8;
+  const ProcessPlan draft = PlanCluster(options, "/run/x", 2).back().processes[0];
+  EXPECT_TRUE(Has(draft, "--replay=/tmp/outputs.jsonl"));
+  EXPECT_TRUE(Has(draft, "--replay-acceptance=0.8"));
+  options.draft_acceptance = 1.2;
+  EXPECT_FALSE(Validate(options).ok());
 }
 
 TEST(ClusterPlan, DividesTheMachinesThreads) {

@@ -35,6 +35,7 @@ std::optional<int64_t> RetryAfterMs(const grpc::Status& status) {
 }
 
 RequestOutcome RunOne(v1::Inference::Stub& stub, const v1::GenerateRequest& request,
+                      const std::function<void(int)>& on_tokens,
                       const std::function<void(int, const std::string&)>& on_text) {
   RequestOutcome outcome;
   outcome.choices.resize(std::max(1u, request.n()));
@@ -48,6 +49,7 @@ RequestOutcome RunOne(v1::Inference::Stub& stub, const v1::GenerateRequest& requ
         break;
       case v1::GenerateResponse::kDelta: {
         const v1::Delta& delta = response.delta();
+        on_tokens(delta.token_ids_size());
         if (delta.choice_index() >= outcome.choices.size()) break;
         ChoiceOutcome& choice = outcome.choices[delta.choice_index()];
         choice.output_token_ids.insert(choice.output_token_ids.end(), delta.token_ids().begin(),
@@ -119,7 +121,10 @@ absl::Status RunRequests(const ClientOptions& options, const std::vector<v1::Gen
   std::atomic<size_t> next{0};
   const auto worker = [&] {
     for (size_t i = next++; i < requests.size(); i = next++) {
-      RequestOutcome outcome = RunOne(*stub, requests[i], [&](int choice, const std::string& text) {
+      const auto on_tokens = [&](int num_tokens) {
+        if (options.on_tokens != nullptr) options.on_tokens(static_cast<int>(i), num_tokens);
+      };
+      RequestOutcome outcome = RunOne(*stub, requests[i], on_tokens, [&](int choice, const std::string& text) {
         MutexLock lock(mu);
         on_text(static_cast<int>(i), choice, text);
       });

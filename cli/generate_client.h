@@ -30,6 +30,8 @@ struct ClientOptions {
   std::string address;            // HOST:PORT
   int concurrency = 1;            // requests at once
   double connect_timeout_s = 10;  // until the router answers
+  // Called as tokens of a request come, from any threads; those of one request in order. Null: not called.
+  std::function<void(int request_index, int num_tokens)> on_tokens = nullptr;
 };
 
 // Calls `on_text(request_index, choice_index, text)` as text arrives, from any thread but one at a time, and

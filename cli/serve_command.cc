@@ -30,6 +30,7 @@
 #include "cli/runtime_folder.h"
 #include "cli/supervisor.h"
 #include "proto/inference.grpc.pb.h"
+#include "worker/model/cuda_backend.h"  // NumCudaDevices
 
 namespace outrider {
 namespace {
@@ -37,6 +38,7 @@ namespace {
 // Draft workers may be late: once all groups serve, they are waited for so long, then serving begins without.
 constexpr Duration kDraftWaitMax = std::chrono::seconds(20);
 constexpr auto kPollInterval = std::chrono::milliseconds(50);
+constexpr int kReconnectMs = 100;
 constexpr Duration kProgressInterval = std::chrono::seconds(5);
 
 // A port that can be bound on `host` now: `port` itself, or a free one for 0. UNAVAILABLE naming what is wrong. The
@@ -70,8 +72,13 @@ absl::StatusOr<uint32_t> ProbePort(const std::string& host, uint32_t port) {
 
 // Waits until every group serves and, within a bound, every draft worker is there. False once `stopped`.
 bool AwaitReady(const ClusterOptions& options, const std::atomic<bool>& stopped) {
-  const auto stub = v1::Inference::NewStub(
-      grpc::CreateChannel(absl::StrCat(options.host, ":", options.grpc_port), grpc::InsecureChannelCredentials()));
+  // The router may not listen yet: by default a connection that failed is tried again after a second, then later still.
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMs);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kReconnectMs);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMs);
+  const auto stub = v1::Inference::NewStub(grpc::CreateCustomChannel(absl::StrCat(options.host, ":", options.grpc_port),
+                                                                     grpc::InsecureChannelCredentials(), arguments));
   const uint32_t num_draft_workers = options.draft_model.empty() ? 0 : options.draft_workers;
   TimePoint groups_ready_at{}, told_at = std::chrono::steady_clock::now();
   for (; !stopped; std::this_thread::sleep_for(kPollInterval)) {
@@ -111,7 +118,8 @@ absl::Status RunServe(ClusterOptions options) {
   std::random_device random;
   Supervisor supervisor({.program = std::filesystem::read_symlink("/proc/self/exe").string(), .seed = random()});
   const std::vector<UnitPlan> units =
-      PlanCluster(options, folder->path(), static_cast<uint32_t>(NumUsableProcessors()));
+      PlanCluster(options, folder->path(), static_cast<uint32_t>(NumUsableProcessors()),
+                  options.device == "cpu" ? 0 : static_cast<uint32_t>(NumCudaDevices()));
   for (const UnitPlan& unit : units) supervisor.Add(unit);
   ClusterPages pages(units, supervisor);
   ASSIGN_OR_RETURN(const std::unique_ptr<PageServer> page_server,
@@ -142,6 +150,10 @@ void AddServeCommand(CLI::App& app, int& exit_code) {
   AddClusterFlags(*command, *options);
   command->add_option("--lookahead", options->lookahead, "Draft tokens a round: auto (measured) or 0..32")
       ->type_name("[auto]");
+  command->add_option("--draft-replay", options->draft_replay, "For benches: outputs that draft workers draft (JSONL)")
+      ->type_name("FILE");
+  command->add_option("--draft-acceptance", options->draft_acceptance, "Share of replayed tokens that is right")
+      ->type_name("[1]");
   command->add_option("--host", options->host, "Address to listen on")->type_name("[127.0.0.1]");
   command->add_option("--grpc-port", options->grpc_port, "Port of the gRPC API; 0: a free one")->type_name("[9000]");
   command->add_option("--metrics-port", options->metrics_port, "Port of the Prometheus metrics; 0: a free one")

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -17,10 +18,12 @@
 #include "text/tokenizer_definition.h"  // Fingerprint
 #include "worker/engine/drafter.h"
 #include "worker/model/loaded_model.h"
+#include "worker/model/mapped_file.h"
 #include "worker/model/model_runner.h"
 #include "worker/rpc/draft_service.h"
 #include "worker/rpc/registration_client.h"
 #include "worker/rpc/rpc_server.h"
+#include "worker/speculation/draft_replay.h"
 #include "worker/worker_setup.h"
 
 namespace outrider {
@@ -55,15 +58,32 @@ absl::Status RunDraft(const v1::DraftConfig& config) {
   load_options.num_threads = ResolveThreads(config.threads(), 1);
   load_options.max_model_len = static_cast<int>(config.max_model_len());
   ASSIGN_OR_RETURN(load_options.load_format, ParseLoadFormat(config.load_format()));
-  ASSIGN_OR_RETURN(load_options.device, ResolveDevice(config.device(), load_options.numerics, 0));
+  ASSIGN_OR_RETURN(const RankDevice place,
+                   ResolveRankDevice(config.device(), load_options.numerics, 0, 1, config.gpu()));
+  load_options.device = place.device;
+  load_options.device_index = place.index;
   ASSIGN_OR_RETURN(const std::unique_ptr<LoadedModel> model, LoadModel(config.model(), load_options));
   ASSIGN_OR_RETURN(const bool run_ahead, ResolveRunAhead(config.run_ahead()));
   const int block_size = static_cast<int>(config.block_size());
   const int max_sequences = static_cast<int>(config.max_sequences());
   const int max_step_tokens = static_cast<int>(config.max_step_tokens());
+  std::optional<DraftReplay> replay;
+  if (!config.replay().empty()) {
+    ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> file, MappedFile::Open(config.replay(), "recorded outputs"));
+    const absl::string_view lines(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
+    ASSIGN_OR_RETURN(replay, DraftReplay::Parse(lines, {.acceptance = config.replay_acceptance(),
+                                                        .vocab_size = model->config().vocab_size}));
+    LogWarning("drafting what ", config.replay(), " recorded of ", replay->num_requests(),
+               " requests, right by a chance of ", config.replay_acceptance());
+  }
   RunnerOptions runner_options{.block_size = block_size,
                                .max_step_tokens = max_step_tokens,
                                .max_sequences = std::min(max_sequences, max_step_tokens)};
+  if (replay.has_value()) {
+    runner_options.replay = [&replay](const SamplingParams& params, int index, TokenId chosen) {
+      return replay->TokenAt(params, index, chosen);
+    };
+  }
   int64_t device_bytes = 0;
   if (model->device() == Device::kCuda) {
     ASSIGN_OR_RETURN(device_bytes, model->CudaKvBytes(runner_options, config.gpu_memory_utilization()));

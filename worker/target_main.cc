@@ -75,8 +75,8 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> Load(const v1::TargetConfig& config
   options.num_threads = ResolveThreads(config.threads(), config.tensor_parallel_size());
   options.max_model_len = static_cast<int>(config.max_model_len());
   ASSIGN_OR_RETURN(options.load_format, ParseLoadFormat(config.load_format()));
-  ASSIGN_OR_RETURN(const RankDevice place,
-                   ResolveRankDevice(config.device(), options.numerics, options.rank, options.world_size));
+  ASSIGN_OR_RETURN(const RankDevice place, ResolveRankDevice(config.device(), options.numerics, options.rank,
+                                                             options.world_size, config.first_gpu()));
   options.device = place.device;
   options.device_index = place.index;
   return LoadModel(config.model(), options);

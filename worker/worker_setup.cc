@@ -23,6 +23,7 @@ constexpr int kMaxBlockSize = 256;
 constexpr uint32_t kMaxSequencesMax = 65536;
 constexpr uint32_t kMaxStepTokensMax = 65536;
 constexpr uint32_t kMaxThreads = 1024;
+constexpr uint32_t kMaxGpu = 1023;
 constexpr uint32_t kMaxModelLenMax = 1 << 24;
 
 absl::Status CheckRange(const char* name, uint64_t value, uint64_t least, uint64_t most) {
@@ -58,10 +59,11 @@ absl::StatusOr<Device> ResolveDevice(const std::string& device, Numerics numeric
   return absl::Status(usable.code(), absl::StrCat("device is cuda: ", usable.message()));
 }
 
-absl::StatusOr<RankDevice> ResolveRankDevice(const std::string& device, Numerics numerics, int rank, int world_size) {
+absl::StatusOr<RankDevice> ResolveRankDevice(const std::string& device, Numerics numerics, int rank, int world_size,
+                                             uint32_t first_gpu) {
   const int num_gpus = NumCudaDevices();
   if (device == "auto" && world_size > 1 && num_gpus < world_size) return RankDevice{};
-  RankDevice resolved{.index = num_gpus > 0 ? rank % num_gpus : rank};
+  RankDevice resolved{.index = num_gpus > 0 ? (static_cast<int>(first_gpu) + rank) % num_gpus : rank};
   ASSIGN_OR_RETURN(resolved.device, ResolveDevice(device, numerics, resolved.index));
   return resolved;
 }
@@ -227,6 +229,12 @@ absl::Status Validate(const v1::DraftConfig& config) {
   RETURN_IF_ERROR(CheckRange("max_sequences", config.max_sequences(), 1, kMaxSequencesMax));
   RETURN_IF_ERROR(CheckRange("max_step_tokens", config.max_step_tokens(), 1, kMaxStepTokensMax));
   RETURN_IF_ERROR(ResolveRunAhead(config.run_ahead()).status());
+  RETURN_IF_ERROR(CheckRange("gpu", config.gpu(), 0, kMaxGpu));
+  // Written so that NaN fails.
+  if (!(config.replay_acceptance() >= 0 && config.replay_acceptance() <= 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("replay_acceptance is ", config.replay_acceptance(), "; it may be 0 to 1"));
+  }
   RETURN_IF_ERROR(CheckRange("lease_ms", config.lease_ms(), 100, 24 * 3600 * 1000));
   RETURN_IF_ERROR(CheckRange("drain_timeout_ms", config.drain_timeout_ms(), 0, 24 * 3600 * 1000));
   return absl::OkStatus();

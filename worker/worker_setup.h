@@ -22,14 +22,15 @@ absl::Status CheckDevice(const std::string& device);
 // CheckCuda: no CUDA in this build, no GPU, an old driver, another compute capability.
 absl::StatusOr<Device> ResolveDevice(const std::string& device, Numerics numerics, int device_index);
 
-// Of a rank: the device and which of this process's GPUs. Ranks of one host take one each, by rank; where a process
-// sees fewer (CUDA_VISIBLE_DEVICES), by rank modulo their number. auto takes GPUs only if there is one for every rank
+// Of a rank: the device and which of this process's GPUs. Ranks of one host take one each from `first_gpu` on; where
+// a process sees fewer (CUDA_VISIBLE_DEVICES), modulo their number. auto takes GPUs only if there is one for every rank
 // of the group, so that ranks do not differ. Errors: those of ResolveDevice.
 struct RankDevice {
   Device device = Device::kCpu;
   int index = 0;
 };
-absl::StatusOr<RankDevice> ResolveRankDevice(const std::string& device, Numerics numerics, int rank, int world_size);
+absl::StatusOr<RankDevice> ResolveRankDevice(const std::string& device, Numerics numerics, int rank, int world_size,
+                                             uint32_t first_gpu = 0);
 
 absl::StatusOr<Numerics> ParseNumerics(const std::string& numerics);
 absl::StatusOr<LoadFormat> ParseLoadFormat(const std::string& load_format);

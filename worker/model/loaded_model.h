@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "worker/model/weights.h"
 #include "worker/parallel/communicator.h"
 #include "worker/parallel/device_transport.h"
+#include "worker/sequence/sampling_params.h"
 
 namespace outrider {
 
@@ -57,6 +59,9 @@ struct RunnerOptions {
   int max_sequences = 64;                              // spans in a step
   DeviceTransport transport = DeviceTransport::kAuto;  // between the GPUs of several ranks
   bool profile = false;                                // with ModelRunner::SetProfiled, for benches
+  // For benches (worker/speculation/draft_replay.h), where set: the token that stands at a position of the output, in
+  // place of the one that was chosen. Of spans without drafts.
+  std::function<TokenId(const SamplingParams& params, int index, TokenId chosen)> replay;
   PlantedFault fault = PlantedFault::kNone;
 };
 

@@ -126,6 +126,7 @@ class ModelRunner::State {
         continue;
       }
       SpanResult& outcome = sampled_results_[next++];
+      if (options_.replay != nullptr && run.draft.empty()) Replay(*run.mirror, &outcome);
       if (options_.fault == PlantedFault::kAcceptUnverified) AcceptUnverified(run.draft, &outcome);
       Commit(*run.mirror, run, outcome);
       result->spans.push_back(std::move(outcome));
@@ -354,6 +355,14 @@ class ModelRunner::State {
     }
     mirror.finished = outcome.finish.has_value() || outcome.not_finite;
     mirror.end_written = run.end_position;
+  }
+
+  void Replay(const Mirror& mirror, SpanResult* outcome) const {
+    if (outcome->tokens.size() != 1) return;
+    TokenId& token = outcome->tokens[0];
+    token = options_.replay(mirror.params, mirror.num_output_tokens(), token);
+    // What was chosen may have ended the text; what stands there instead does not.
+    if (outcome->finish != FinishReason::kLength) outcome->finish.reset();
   }
 
   static void SkipWritten(const Mirror& mirror, kernels::AttentionSpan* rows) {
