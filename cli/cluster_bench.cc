@@ -4,13 +4,19 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <memory>
 #include <utility>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/atomic_file.h"
 #include "base/clock.h"
+#include "base/page_client.h"
 #include "base/status_macros.h"
 #include "cli/child_cluster.h"
 #include "cli/generate_client.h"
@@ -25,6 +31,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kWarmUpPromptTokens = 64;
 constexpr int kWarmUpOutputTokens = 24;
+constexpr Duration kMetricsBound = std::chrono::seconds(5);
 constexpr Duration kDraftsWait = std::chrono::seconds(30);
 constexpr double kConnectTimeoutSeconds = 60;
 // Seeds of warm-ups: none that is recorded.
@@ -40,6 +47,50 @@ struct Measured {
   std::vector<RequestOutcome> outcomes;
   std::vector<std::vector<Arrival>> arrivals;  // by request
 };
+
+// Times of the cluster's own, by its metrics: how many there were since the start and how long they were together.
+struct Times {
+  double count = 0, seconds = 0;
+};
+struct Metric {
+  const char* name;             // in the result
+  const char *count, *seconds;  // series
+  const char* label = "";       // of the series
+};
+constexpr Metric kMetrics[] = {
+    {"decode_steps", "outrider_step_seconds_count", "outrider_step_seconds_sum", "kind=\"decode\""},
+    {"verify_steps", "outrider_step_seconds_count", "outrider_step_seconds_sum", "kind=\"verify\""},
+    {"prompt_steps", "outrider_step_seconds_count", "outrider_step_seconds_sum", "kind=\"prompt\""},
+    {"draft_steps", "outrider_drafter_step_seconds_count", "outrider_drafter_step_seconds_sum"},
+    {"draft_waits", "outrider_draft_waits_total", "outrider_draft_wait_seconds_total"},
+    {"draft_round_trips", "outrider_draft_round_trip_seconds_count", "outrider_draft_round_trip_seconds_sum"},
+};
+
+double SumOfSeries(absl::string_view page, absl::string_view name, absl::string_view label) {
+  double sum = 0;
+  for (const absl::string_view line : absl::StrSplit(page, '\n')) {
+    absl::string_view rest = line;
+    double value;
+    if (!absl::ConsumePrefix(&rest, name) || (!absl::StartsWith(rest, "{") && !absl::StartsWith(rest, " ")) ||
+        !absl::StrContains(rest, label) || !absl::SimpleAtod(line.substr(line.rfind(' ') + 1), &value)) {
+      continue;
+    }
+    sum += value;
+  }
+  return sum;
+}
+
+absl::StatusOr<std::vector<Times>> ReadTimes(const std::string& metrics_address) {
+  const std::vector<absl::StatusOr<Page>> pages =
+      FetchPages({{.address = metrics_address, .path = "/metrics"}}, kMetricsBound);
+  RETURN_IF_ERROR(pages[0].status());
+  std::vector<Times> times;
+  for (const Metric& metric : kMetrics) {
+    times.push_back({.count = SumOfSeries(pages[0]->body, metric.count, metric.label),
+                     .seconds = SumOfSeries(pages[0]->body, metric.seconds, metric.label)});
+  }
+  return times;
+}
 
 double Quantile(std::vector<double> values, double q) {
   std::sort(values.begin(), values.end());
@@ -153,9 +204,17 @@ class Bench {
                                        options_.output_tokens, vocab_size, lookahead));
       }
       RETURN_IF_ERROR(WarmUp(cluster->grpc_address(), warm_up, drafts));
+      ASSIGN_OR_RETURN(const std::vector<Times> before, ReadTimes(cluster->metrics_address()));
       ASSIGN_OR_RETURN(const Measured measured, Send(cluster->grpc_address(), requests, batch));
+      ASSIGN_OR_RETURN(const std::vector<Times> after, ReadTimes(cluster->metrics_address()));
       RETURN_IF_ERROR(Compare(i, measured));
       cases.push_back(CaseJson(measured, batch, drafts));
+      for (size_t m = 0; m < std::size(kMetrics); ++m) {
+        const double count = after[m].count - before[m].count;
+        if (count == 0) continue;
+        cases.back()["times"][kMetrics[m].name] = {{"count", count},
+                                                   {"mean_ms", 1000 * (after[m].seconds - before[m].seconds) / count}};
+      }
     }
     return absl::OkStatus();
   }
@@ -310,6 +369,13 @@ std::string ClusterBenchText(const Json& result) {
       absl::StrAppendFormat(&text, ", %.2f tokens a round, %d rounds, %d plain steps",
                             entry["tokens_a_round"].get<double>(), entry["rounds"].get<int64_t>(),
                             entry["plain_steps"].get<int64_t>());
+    }
+    text += "\n";
+    if (!entry.contains("times")) continue;
+    text += "        ";
+    for (const auto& [name, times] : entry["times"].items()) {
+      absl::StrAppendFormat(&text, "  %s: %d of %.2f ms", name, static_cast<int64_t>(times["count"].get<double>()),
+                            times["mean_ms"].get<double>());
     }
     text += "\n";
   }

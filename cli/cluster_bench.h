@@ -38,8 +38,9 @@ absl::Status Validate(const ClusterBenchOptions& options);
 
 // A case a batch, without and with drafts: `output_tokens_per_second` of the whole, prompts included;
 // `decode_tokens_per_second` from when all requests of the batch have begun to put out tokens until the first is done
-// (null if that is never); `first_token_ms` and counts of rounds and draft tokens. Errors: INTERNAL if drafts changed
-// an id; those of the cluster and of its requests. `program` is the outrider binary.
+// (null if that is never); `first_token_ms` and counts of rounds and draft tokens; `times` of the
+// workers' own: steps of the group by kind and of the draft worker, waits for drafts, their way there and back. Errors:
+// INTERNAL if drafts changed an id; those of the cluster and of its requests. `program` is the outrider binary.
 absl::StatusOr<nlohmann::ordered_json> BenchCluster(const ClusterBenchOptions& options,
                                                     const std::string& program = "/proc/self/exe");
 

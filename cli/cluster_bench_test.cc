@@ -46,6 +46,8 @@ TEST(ClusterBench, ReplaysWhatTheRunWithoutDraftsPutOut) {
   for (const auto& entry : (*result)["cases"]) {
     EXPECT_GT(entry["output_tokens_per_second"], 0) << entry;
     EXPECT_EQ(entry["requests"], entry["batch"]);
+    EXPECT_GT(entry["times"][entry["drafts"] ? "verify_steps" : "decode_steps"]["mean_ms"], 0) << entry;
+    EXPECT_EQ(entry["times"].contains("draft_steps"), entry["drafts"].get<bool>()) << entry;
     if (!entry["drafts"]) continue;
     EXPECT_GT(entry["draft_tokens"], 0) << entry;
     EXPECT_EQ(entry["accepted_tokens"], entry["draft_tokens"]) << entry;
