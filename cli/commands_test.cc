@@ -81,6 +81,23 @@ TEST(Commands, AVariableWrittenWrongIsRefusedAndAForeignOneIsToldOf) {
   EXPECT_NE(foreign.err.find("OUTRIDER_COLOUR is no setting and has no effect"), std::string::npos) << foreign.err;
 }
 
+TEST(Commands, BenchServeNamesTheFlagThatIsWrongBeforeItAsksAnybody) {
+  const auto message = [](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"bench", "serve", "--address", "unix:/nowhere/s"});
+    const ProgramResult result = RunProgram(arguments);
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    return result.err;
+  };
+  EXPECT_NE(message({"--request-rate", "0"}).find("--request-rate 0 is out of range"), std::string::npos);
+  EXPECT_NE(message({"--burstiness", "x"}).find("--burstiness 'x' is neither"), std::string::npos);
+  EXPECT_NE(message({"--goodput", "itl:3"}).find("'itl' is none of"), std::string::npos);
+  EXPECT_NE(message({"--percentile-metrics", "ttft,foo"}).find("'foo' is none of"), std::string::npos);
+  EXPECT_NE(message({"--metric-percentiles", "101"}).find("'101' is no number from 0 to 100"), std::string::npos);
+  EXPECT_NE(message({"--ramp-up-strategy", "linear"}).find("--ramp-up-start-rps 0"), std::string::npos);
+  EXPECT_NE(message({"--metadata", "x"}).find("KEY=VALUE"), std::string::npos);
+  EXPECT_NE(message({"--backend", "openai"}).find("--backend"), std::string::npos);
+}
+
 TEST(Commands, FlagsOfVllmAreTakenOrToldWhatToUse) {
   const ProgramResult result = RunProgram({"serve", "/nowhere.gguf", "-tp", "2", "--max-num-seqs", "4"});
   EXPECT_EQ(result.err.find("unknown flag"), std::string::npos) << result.err;

@@ -14,6 +14,21 @@
 #include "cli/json_fields.h"
 
 namespace outrider {
+namespace {
+
+// The line with those of its fields renamed that are not there under their new names.
+std::string Renamed(const std::string& line, const std::map<std::string, std::string>& names) {
+  auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return line;
+  for (const auto& [from, to] : names) {
+    if (!json.contains(from) || json.contains(to)) continue;
+    json[to] = json[from];
+    json.erase(from);
+  }
+  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+}  // namespace
 
 absl::StatusOr<std::vector<int32_t>> ParseTokenIds(const std::string& text) {
   std::vector<int32_t> ids;
@@ -53,7 +68,8 @@ absl::StatusOr<v1::GenerateRequest> ParseRequestLine(const std::string& json, co
 }
 
 absl::StatusOr<std::vector<v1::GenerateRequest>> ReadRequests(const std::string& path,
-                                                              const v1::GenerateRequest& defaults) {
+                                                              const v1::GenerateRequest& defaults,
+                                                              const std::map<std::string, std::string>& renamed) {
   std::ifstream file;
   if (path != "-") {
     file.open(path);
@@ -70,7 +86,7 @@ absl::StatusOr<std::vector<v1::GenerateRequest>> ReadRequests(const std::string&
                                                      " bytes a line or ", kMaxInputFileBytes, " bytes a file"));
     }
     if (absl::StripAsciiWhitespace(line).empty()) continue;
-    auto request = ParseRequestLine(line, defaults);
+    auto request = ParseRequestLine(renamed.empty() ? line : Renamed(line, renamed), defaults);
     if (!request.ok()) {
       return absl::InvalidArgumentError(absl::StrCat(path, ":", number, ": ", request.status().message()));
     }

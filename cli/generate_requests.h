@@ -2,6 +2,7 @@
 // GenerateRequest, a line a request, flags being the defaults of what a line leaves out.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -20,8 +21,10 @@ absl::StatusOr<std::vector<int32_t>> ParseTokenIds(const std::string& text);
 // Unknown fields are INVALID_ARGUMENT.
 absl::StatusOr<v1::GenerateRequest> ParseRequestLine(const std::string& json, const v1::GenerateRequest& defaults);
 
-// All lines of `path` ("-": standard input); blank ones are skipped. Errors name file:line.
+// All lines of `path` ("-": standard input); blank ones are skipped. Errors name file:line. `renamed`: fields of a line
+// that are meant by other names here, as ours.
 absl::StatusOr<std::vector<v1::GenerateRequest>> ReadRequests(const std::string& path,
-                                                              const v1::GenerateRequest& defaults);
+                                                              const v1::GenerateRequest& defaults,
+                                                              const std::map<std::string, std::string>& renamed = {});
 
 }  // namespace outrider
