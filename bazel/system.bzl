@@ -12,6 +12,7 @@ SYSTEM_LIBRARIES = [
     "gtest",
     "highway",
     "json",
+    "openssl",
     "pcre2",
     "prometheus",
     "protobuf",

@@ -73,7 +73,8 @@ ThreadShares DivideThreads(const ClusterOptions& options, uint32_t num_cores) {
 std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::string& runtime_dir, uint32_t num_cores,
                                   uint32_t num_gpus) {
   const ThreadShares threads = DivideThreads(options, num_cores);
-  const std::string router_address = absl::StrCat(options.host, ":", options.grpc_port);
+  // Nobody but this user's processes registers.
+  const std::string cluster_address = absl::StrCat("unix:", runtime_dir, "/router.sock");
   const auto flag = [](const char* name, const auto& value) { return absl::StrCat("--", name, "=", value); };
   // Each process shows its metrics and health on a socket of its own.
   const auto add_health = [&](ProcessPlan& process, const std::string& file) {
@@ -82,8 +83,13 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
     process.args.push_back(flag("log-format", options.log_format));
   };
   std::vector<UnitPlan> units;
-  units.push_back(
-      {"router", {{"router", {"router", flag("host", options.host), flag("grpc-port", options.grpc_port)}}}});
+  ProcessPlan router{"router",
+                     {"router", flag("host", options.host), flag("grpc-port", options.grpc_port),
+                      flag("cluster-host", cluster_address)}};
+  if (!options.tls_certificate.empty()) router.args.push_back(flag("tls-certificate", options.tls_certificate));
+  if (!options.tls_private_key.empty()) router.args.push_back(flag("tls-private-key", options.tls_private_key));
+  if (!options.tls_authorities.empty()) router.args.push_back(flag("tls-authorities", options.tls_authorities));
+  units.push_back({"router", {std::move(router)}});
   add_health(units[0].processes[0], "router");
   for (uint32_t group = 0; group < options.groups; ++group) {
     UnitPlan unit{absl::StrCat("group-", group), {}};
@@ -105,7 +111,7 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
            flag("first-gpu", group * options.tensor_parallel_size)}};
       process.labels = {{"group", unit.name}, {"rank", absl::StrCat(rank)}};
       add_health(process, absl::StrCat(unit.name, "-", rank));
-      process.args.push_back(rank == 0 ? flag("router-address", router_address) : flag("leader-address", socket(0)));
+      process.args.push_back(rank == 0 ? flag("router-address", cluster_address) : flag("leader-address", socket(0)));
       unit.processes.push_back(std::move(process));
     }
     units.push_back(std::move(unit));
@@ -118,7 +124,7 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
                      {{name,
                        {"draft", flag("model", options.draft_model), flag("worker-id", name),
                         flag("host", absl::StrCat("unix:", runtime_dir, "/", name, ".sock")),
-                        flag("router-address", router_address), flag("device", options.device),
+                        flag("router-address", cluster_address), flag("device", options.device),
                         flag("numerics", options.numerics), flag("load-format", options.load_format),
                         flag("threads", threads.per_draft_worker), flag("gpu", num_gpus > 0 ? gpu % num_gpus : 0),
                         // Otherwise its cores, or its GPU, are the ranks' too.

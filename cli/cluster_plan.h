@@ -35,6 +35,10 @@ struct ClusterOptions {
   // For benches: recorded outputs that draft workers draft, and the share of them that is right (DraftConfig.replay).
   std::string draft_replay;
   double draft_acceptance = 1;
+  // Of the public gRPC server, as in RouterConfig; empty: no TLS.
+  std::string tls_certificate;
+  std::string tls_private_key;
+  std::string tls_authorities;
 };
 
 inline constexpr uint32_t kMaxGroups = 64;

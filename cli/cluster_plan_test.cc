@@ -31,8 +31,8 @@ TEST(ClusterPlan, RunsARouterTheRanksOfEachGroupAsAUnitAndDraftWorkers) {
   ASSERT_EQ(units[2].processes.size(), 2);
   EXPECT_EQ(units[2].processes[1].name, "group-1/1");
   EXPECT_TRUE(Has(units[2].processes[1], "--leader-address=unix:/run/x/group-1-0.sock"));
-  EXPECT_TRUE(Has(units[2].processes[0], "--router-address=127.0.0.1:9000"));
-  EXPECT_FALSE(Has(units[2].processes[1], "--router-address=127.0.0.1:9000"));
+  EXPECT_TRUE(Has(units[2].processes[0], "--router-address=unix:/run/x/router.sock"));
+  EXPECT_FALSE(Has(units[2].processes[1], "--router-address=unix:/run/x/router.sock"));
   EXPECT_EQ(units[5].name, "draft-2");
   std::set<std::string> sockets;
   for (const auto& unit : units) {

@@ -104,12 +104,16 @@ absl::Status RunRequests(const ClientOptions& options, const std::vector<v1::Gen
                          const std::function<void(int, const RequestOutcome&)>& on_done) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  const auto channel = grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(), arguments);
+  const auto channel = grpc::CreateCustomChannel(
+      options.address, options.credentials == nullptr ? grpc::InsecureChannelCredentials() : options.credentials,
+      arguments);
   const auto deadline = std::chrono::system_clock::now() +
                         std::chrono::milliseconds(static_cast<int64_t>(options.connect_timeout_s * 1000));
   if (!channel->WaitForConnected(deadline)) {
     return absl::UnavailableError(absl::StrCat("no router answers at ", options.address, " within ",
-                                               options.connect_timeout_s, " s; is `outrider serve` running there?"));
+                                               options.connect_timeout_s,
+                                               " s; is `outrider serve` running there, with TLS (--tls) or without as "
+                                               "it was called?"));
   }
   const auto stub = v1::Inference::NewStub(channel);
 

@@ -2,12 +2,17 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "proto/inference.pb.h"
+
+namespace grpc {
+class ChannelCredentials;
+}  // namespace grpc
 
 namespace outrider {
 
@@ -32,6 +37,7 @@ struct ClientOptions {
   double connect_timeout_s = 10;  // until the router answers
   // Called as tokens of a request come, from any threads; those of one request in order. Null: not called.
   std::function<void(int request_index, int num_tokens)> on_tokens = nullptr;
+  std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr;  // null: an open connection
 };
 
 // Calls `on_text(request_index, choice_index, text)` as text arrives, from any thread but one at a time, and

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "cli/client_tls.h"
 #include "cli/health_query.h"
 
 namespace outrider {
@@ -13,6 +14,7 @@ void AddHealthCommand(CLI::App& app, int& exit_code) {
     std::string metrics_address = "127.0.0.1:9100", grpc_address, service;
     double timeout_s = 3;
     bool live = false, json = false;
+    ClientTls tls;
   };
   CLI::App* const command = app.add_subcommand("health", "Say whether a process is alive and takes work");
   const auto flags = std::make_shared<Flags>();
@@ -24,6 +26,7 @@ void AddHealthCommand(CLI::App& app, int& exit_code) {
       command->add_option("--address", flags->grpc_address, "Its gRPC port instead: asks the gRPC health service")
           ->type_name("HOST:PORT")
           ->excludes(pages);
+  AddTlsFlags(*command, flags->tls);
   command->add_option("--service", flags->service, "With --address: this service rather than the server as a whole")
       ->type_name("NAME")
       ->needs(rpc)
@@ -42,8 +45,11 @@ void AddHealthCommand(CLI::App& app, int& exit_code) {
       "  outrider health --address 127.0.0.1:9000 --service outrider.v1.Inference");
   command->callback([=, &exit_code] {
     const Duration bound = FromMillis(1000 * flags->timeout_s);
-    const HealthAnswer answer = rpc->count() > 0 ? QueryHealthService(flags->grpc_address, flags->service, bound)
-                                                 : QueryHealthPages(flags->metrics_address, bound);
+    const auto credentials = Credentials(flags->tls);
+    if (!credentials.ok()) throw CLI::ValidationError(std::string(credentials.status().message()));
+    const HealthAnswer answer = rpc->count() > 0
+                                    ? QueryHealthService(flags->grpc_address, *credentials, flags->service, bound)
+                                    : QueryHealthPages(flags->metrics_address, bound);
     exit_code = (flags->live ? answer.live : answer.ready) ? 0 : 1;
     if (flags->json) {
       std::printf("%s\n", HealthJson(answer).c_str());

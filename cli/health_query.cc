@@ -79,9 +79,11 @@ HealthAnswer QueryHealthPages(const std::string& address, Duration bound) {
   return answer;
 }
 
-HealthAnswer QueryHealthService(const std::string& address, const std::string& service, Duration bound) {
+HealthAnswer QueryHealthService(const std::string& address,
+                                const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+                                const std::string& service, Duration bound) {
   HealthAnswer answer{.address = address};
-  const auto channel = grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
+  const auto channel = grpc::CreateChannel(address, credentials);
   if (!channel->WaitForConnected(std::chrono::system_clock::now() +
                                  std::chrono::duration_cast<std::chrono::system_clock::duration>(bound))) {
     answer.reason = "no answer: nobody speaks gRPC there";

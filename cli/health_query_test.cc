@@ -41,7 +41,8 @@ TEST(HealthQuery, ADeadAddressIsNeitherAliveNorReady) {
   EXPECT_FALSE(pages.live || pages.ready);
   EXPECT_NE(pages.reason.find("no answer"), std::string::npos) << pages.reason;
   EXPECT_NE(QueryHealthPages("9100", kBound).reason.find("HOST:PORT"), std::string::npos);
-  const HealthAnswer rpc = QueryHealthService("unix:/nowhere/socket", "", std::chrono::milliseconds(200));
+  const HealthAnswer rpc = QueryHealthService("unix:/nowhere/socket", grpc::InsecureChannelCredentials(), "",
+                                              std::chrono::milliseconds(200));
   EXPECT_FALSE(rpc.live || rpc.ready);
   EXPECT_NE(rpc.reason.find("nobody speaks gRPC"), std::string::npos) << rpc.reason;
 }
@@ -57,12 +58,14 @@ TEST(HealthQuery, TellsFromTheHealthServiceOfAServer) {
   const std::string address = "127.0.0.1:" + std::to_string(port);
   server->GetHealthCheckService()->SetServingStatus("a", true);
   server->GetHealthCheckService()->SetServingStatus("b", false);
-  EXPECT_TRUE(QueryHealthService(address, "", kBound).ready);
-  EXPECT_TRUE(QueryHealthService(address, "a", kBound).ready);
-  EXPECT_EQ(QueryHealthService(address, "b", kBound).reason, "not ready: service 'b' is not serving");
-  EXPECT_EQ(QueryHealthService(address, "c", kBound).reason, "not ready: service 'c' is not there");
+  EXPECT_TRUE(QueryHealthService(address, grpc::InsecureChannelCredentials(), "", kBound).ready);
+  EXPECT_TRUE(QueryHealthService(address, grpc::InsecureChannelCredentials(), "a", kBound).ready);
+  EXPECT_EQ(QueryHealthService(address, grpc::InsecureChannelCredentials(), "b", kBound).reason,
+            "not ready: service 'b' is not serving");
+  EXPECT_EQ(QueryHealthService(address, grpc::InsecureChannelCredentials(), "c", kBound).reason,
+            "not ready: service 'c' is not there");
   server->GetHealthCheckService()->SetServingStatus("liveness", false);
-  const HealthAnswer answer = QueryHealthService(address, "a", kBound);
+  const HealthAnswer answer = QueryHealthService(address, grpc::InsecureChannelCredentials(), "a", kBound);
   EXPECT_FALSE(answer.live);
   EXPECT_EQ(answer.reason, "not live");
   server->Shutdown();

@@ -1,7 +1,6 @@
 #include "cli/serve_command.h"
 
 #include <arpa/inet.h>
-#include <grpcpp/grpcpp.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -18,9 +17,13 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/page_client.h"
 #include "base/processors.h"
 #include "base/status_macros.h"
 #include "cli/cluster_flags.h"
@@ -29,7 +32,7 @@
 #include "cli/model_check.h"
 #include "cli/runtime_folder.h"
 #include "cli/supervisor.h"
-#include "proto/inference.grpc.pb.h"
+#include "security/tls.h"
 #include "worker/model/cuda_backend.h"  // NumCudaDevices
 
 namespace outrider {
@@ -38,7 +41,7 @@ namespace {
 // Draft workers may be late: once all groups serve, they are waited for so long, then serving begins without.
 constexpr Duration kDraftWaitMax = std::chrono::seconds(20);
 constexpr auto kPollInterval = std::chrono::milliseconds(50);
-constexpr int kReconnectMs = 100;
+constexpr Duration kPageBound = std::chrono::seconds(1);
 constexpr Duration kProgressInterval = std::chrono::seconds(5);
 
 // A port that can be bound on `host` now: `port` itself, or a free one for 0. UNAVAILABLE naming what is wrong. The
@@ -70,36 +73,41 @@ absl::StatusOr<uint32_t> ProbePort(const std::string& host, uint32_t port) {
                                            : reinterpret_cast<sockaddr_in*>(&bound)->sin_port);
 }
 
-// Waits until every group serves and, within a bound, every draft worker is there. False once `stopped`.
-bool AwaitReady(const ClusterOptions& options, const std::atomic<bool>& stopped) {
-  // The router may not listen yet: by default a connection that failed is tried again after a second, then later still.
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMs);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kReconnectMs);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMs);
-  const auto stub = v1::Inference::NewStub(grpc::CreateCustomChannel(absl::StrCat(options.host, ":", options.grpc_port),
-                                                                     grpc::InsecureChannelCredentials(), arguments));
+// The gauge `outrider_NAME` on a page of metrics; 0 if it is not there.
+uint32_t GaugeOn(const std::string& page, const std::string& name) {
+  for (const absl::string_view line : absl::StrSplit(page, '\n')) {
+    absl::string_view value = line;
+    uint32_t count = 0;
+    if (absl::ConsumePrefix(&value, absl::StrCat("outrider_", name, " ")) && absl::SimpleAtoi(value, &count)) {
+      return count;
+    }
+  }
+  return 0;
+}
+
+// Waits until every group serves and, within a bound, every draft worker is there, by the router's metrics. False once
+// `stopped`.
+bool AwaitReady(const ClusterOptions& options, const std::string& router_pages, const std::atomic<bool>& stopped) {
   const uint32_t num_draft_workers = options.draft_model.empty() ? 0 : options.draft_workers;
   TimePoint groups_ready_at{}, told_at = std::chrono::steady_clock::now();
   for (; !stopped; std::this_thread::sleep_for(kPollInterval)) {
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(1));
-    v1::ModelInfo info;
-    const bool answered = stub->GetModelInfo(&context, {}, &info).ok();
+    const std::vector<absl::StatusOr<Page>> pages = FetchPages({{router_pages, "/metrics"}}, kPageBound);
+    const std::string page = pages[0].ok() ? pages[0]->body : "";
+    const uint32_t num_groups_now = GaugeOn(page, "groups_serving"), num_drafts_now = GaugeOn(page, "draft_workers");
     const TimePoint now = std::chrono::steady_clock::now();
-    if (answered && info.num_groups() >= options.groups) {
-      if (info.num_draft_workers() >= num_draft_workers) return true;
+    if (num_groups_now >= options.groups) {
+      if (num_drafts_now >= num_draft_workers) return true;
       if (groups_ready_at == TimePoint{}) groups_ready_at = now;
       if (now - groups_ready_at > kDraftWaitMax) {
-        LogWarning(info.num_draft_workers(), " of ", num_draft_workers,
+        LogWarning(num_drafts_now, " of ", num_draft_workers,
                    " draft workers are there; serving begins without the rest");
         return true;
       }
     }
     if (now - told_at >= kProgressInterval) {
       told_at = now;
-      LogInfo("waiting for the cluster: ", info.num_groups(), " of ", options.groups, " groups serve, ",
-              info.num_draft_workers(), " of ", num_draft_workers, " draft workers are there");
+      LogInfo("waiting for the cluster: ", num_groups_now, " of ", options.groups, " groups serve, ", num_drafts_now,
+              " of ", num_draft_workers, " draft workers are there");
     }
   }
   return false;
@@ -111,6 +119,10 @@ absl::Status RunServe(ClusterOptions options) {
   RETURN_IF_ERROR(SetLogFormat(options.log_format));
   // Before looking for GPUs: their driver starts threads, which would take the signals that are waited for here.
   Supervisor::BlockSignals();
+  RETURN_IF_ERROR(CheckTlsFiles({.certificate = options.tls_certificate,
+                                 .private_key = options.tls_private_key,
+                                 .authorities = options.tls_authorities},
+                                "tls"));
   RETURN_IF_ERROR(CheckModels(options));
   ASSIGN_OR_RETURN(options.grpc_port, ProbePort(options.host, options.grpc_port));
   ASSIGN_OR_RETURN(const std::unique_ptr<RuntimeFolder> folder, RuntimeFolder::Make(RuntimeFolder::DefaultBase()));
@@ -127,7 +139,7 @@ absl::Status RunServe(ClusterOptions options) {
   options.metrics_port = static_cast<uint32_t>(page_server->port());
   std::atomic<bool> stopped{false};
   std::thread ready([&] {
-    if (!AwaitReady(options, stopped)) return;
+    if (!AwaitReady(options, units[0].processes[0].health_address, stopped)) return;
     supervisor.MarkReady();
     pages.MarkReady();
     std::printf("ready grpc=%s:%u metrics=%s:%u\n", options.host.c_str(), options.grpc_port, options.host.c_str(),
@@ -160,6 +172,14 @@ void AddServeCommand(CLI::App& app, int& exit_code) {
       ->type_name("[9100]");
   command->add_option("--log-format", options->log_format, "Lines of the log: text (key=value) or json")
       ->type_name("[text]");
+  command->add_option("--tls-certificate", options->tls_certificate, "PEM file: clients speak TLS to the gRPC API")
+      ->type_name("FILE");
+  command->add_option("--tls-private-key", options->tls_private_key, "PEM file: the certificate's key")
+      ->type_name("FILE");
+  command
+      ->add_option("--tls-authorities", options->tls_authorities,
+                   "PEM file: clients must show a certificate of these authorities")
+      ->type_name("FILE");
   command->footer(
       "Prints `ready grpc=HOST:PORT metrics=HOST:PORT` on standard output once it can serve; logs go to standard "
       "error.\n"

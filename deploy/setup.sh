@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 PACKAGES=(
   bazel-bootstrap bazel-platforms bazel-rules-java bazel-rules-proto bazel-skylib
   g++ protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libgrpc++-dev libabsl-dev
-  libhwy-dev libpcre2-dev libutf8proc-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev prometheus-cpp-dev
+  libhwy-dev libpcre2-dev libutf8proc-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev prometheus-cpp-dev libssl-dev
   libgtest-dev libgmock-dev libbenchmark-dev python3 ca-certificates
 )
 

@@ -20,9 +20,11 @@ constexpr size_t kMaxFenced = 64;
 
 }  // namespace
 
-Dispatcher::Dispatcher(const DispatchQueue::Options& options, const Clock* clock, RouterMetrics* metrics)
+Dispatcher::Dispatcher(const DispatchQueue::Options& options, const Clock* clock, RouterMetrics* metrics,
+                       const LinkSecurity* links)
     : clock_(clock),
       metrics_(metrics),
+      links_(links),
       last_turn_(clock->Now()),
       queue_(options),
       store_(clock,
@@ -270,6 +272,7 @@ Dispatcher::Client Dispatcher::MakeClient(const WorkerIdentity& who) {
               {.group_id = who.id,
                .incarnation = who.incarnation,
                .address = who.address,
+               .security = links_,
                .clock = clock_,
                .gate = &gate_,
                .on_connected = [this, id = who.id, number](bool connected) { OnConnected(id, number, connected); },

@@ -59,8 +59,9 @@ struct ClusterCounts {
 
 class Dispatcher {
  public:
-  // `clock` and `metrics` outlive this.
-  Dispatcher(const DispatchQueue::Options& options, const Clock* clock, RouterMetrics* metrics);
+  // The pointers outlive this; without `links` groups are called openly.
+  Dispatcher(const DispatchQueue::Options& options, const Clock* clock, RouterMetrics* metrics,
+             const LinkSecurity* links = nullptr);
   // REQUIRES: every call has ended.
   ~Dispatcher();
   Dispatcher(const Dispatcher&) = delete;
@@ -126,6 +127,7 @@ class Dispatcher {
 
   const Clock* const clock_;
   RouterMetrics* const metrics_;
+  const LinkSecurity* const links_;
   CallGate gate_;
 
   mutable Mutex mu_;

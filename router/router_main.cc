@@ -31,8 +31,9 @@ absl::Status RunRouter(const v1::RouterConfig& config) {
   termination.OnSignal([&told] { told.set_value(); });
   if (!config.address_file().empty()) {
     RETURN_IF_ERROR(WriteFileAtomically(
-        config.address_file(),
-        absl::StrCat("grpc=", server->grpc_address(), " metrics=", server->metrics_address(), "\n")));
+        config.address_file(), absl::StrCat("grpc=", server->grpc_address(), " metrics=", server->metrics_address(),
+                                            config.cluster_host().empty() ? "" : " cluster=",
+                                            config.cluster_host().empty() ? "" : server->cluster_address(), "\n")));
   }
 
   told.get_future().wait();

@@ -5,7 +5,9 @@
 #include <grpcpp/health_check_service_interface.h>
 
 #include <utility>
+#include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -17,8 +19,15 @@ constexpr Duration kHealthInterval = std::chrono::milliseconds(50);
 // A client that vanished without a word is found after about their sum, and its requests are freed.
 constexpr int kKeepaliveTimeMs = 20'000;
 constexpr int kKeepaliveTimeoutMs = 10'000;
+constexpr int kHeartbeatBytesMax = 1 << 20;
 constexpr const char* kServices[] = {"", "outrider.v1.Inference", "outrider.v1.Cluster", "readiness"};
 constexpr const char* kLivenessService = "liveness";
+
+TlsFiles TlsOf(const v1::RouterConfig& config) {
+  return {.certificate = config.tls_certificate(),
+          .private_key = config.tls_private_key(),
+          .authorities = config.tls_authorities()};
+}
 
 absl::Status CheckConfig(const v1::RouterConfig& config) {
   if (config.grpc_port() > 65535 || config.metrics_port() > 65535) {
@@ -36,6 +45,20 @@ absl::Status CheckConfig(const v1::RouterConfig& config) {
                                                    ", max_queued_requests = ", config.max_queued_requests(),
                                                    " and max_message_bytes = ", config.max_message_bytes(),
                                                    " must be above 0, the last at most ", 1u << 30));
+  }
+  RETURN_IF_ERROR(CheckTlsFiles(TlsOf(config), "tls"));
+  if (!config.tls_authorities().empty() && config.tls_certificate().empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("tls_authorities '", config.tls_authorities(),
+                                                   "' asks clients who they are, which needs a server with "
+                                                   "tls_certificate and tls_private_key"));
+  }
+  if (config.cluster_host().empty() && (!config.tls_certificate().empty() || !config.link_certificate().empty())) {
+    return absl::InvalidArgumentError(
+        "cluster_host is empty: with tls_certificate or link_certificate workers register at a server of their own; "
+        "give its address, or unix:PATH");
+  }
+  if (config.cluster_port() > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat("cluster_port = ", config.cluster_port(), ": ports are 0 to 65535"));
   }
   if (config.priority_ageing_ms() == 0 || config.replay_burst() == 0 || !(config.replays_per_second() > 0)) {
     return absl::InvalidArgumentError(
@@ -57,15 +80,50 @@ DispatchQueue::Options DispatchOptions(const v1::RouterConfig& config) {
       .retry_budget = {.burst = static_cast<double>(config.replay_burst()), .per_second = config.replays_per_second()}};
 }
 
+// `address` becomes where it listens.
+absl::StatusOr<std::unique_ptr<grpc::Server>> Listen(const std::string& host, uint32_t port, const char* port_setting,
+                                                     const std::vector<grpc::Service*>& services,
+                                                     const std::shared_ptr<grpc::ServerCredentials>& credentials,
+                                                     int max_message_bytes, std::string& address) {
+  grpc::ServerBuilder builder;
+  // Without this two processes could share a port and each get half of the calls.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // Workers ask an idle connection whether the router lives (worker/rpc/registration_client.cc).
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
+  builder.SetMaxReceiveMessageSize(max_message_bytes);
+  builder.SetMaxSendMessageSize(-1);
+  const bool is_unix = absl::StartsWith(host, "unix:");
+  const std::string wanted = is_unix ? host : absl::StrCat(host, ":", port);
+  int bound_port = 0;
+  builder.AddListeningPort(wanted, credentials, &bound_port);
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  if (server == nullptr || bound_port == 0) {
+    return absl::UnavailableError(
+        is_unix ? absl::StrCat("can not listen on ", wanted, ": is the folder there and writable?")
+                : absl::StrCat("can not listen on ", wanted, ": port ", port,
+                               " is in use or the host is not this machine's; choose another ", port_setting,
+                               ", or 0 for a free one"));
+  }
+  address = is_unix ? host : absl::StrCat(host, ":", bound_port);
+  return server;
+}
+
 }  // namespace
 
-RouterServer::RouterServer(const v1::RouterConfig& config, std::unique_ptr<MetricsRegistry> registry,
-                           std::unique_ptr<RouterMetrics> metrics, std::unique_ptr<RequestLog> request_log)
+RouterServer::RouterServer(const v1::RouterConfig& config, std::shared_ptr<const LinkSecurity> links,
+                           std::unique_ptr<MetricsRegistry> registry, std::unique_ptr<RouterMetrics> metrics,
+                           std::unique_ptr<RequestLog> request_log)
     : config_(config),
+      links_(std::move(links)),
       metrics_registry_(std::move(registry)),
       metrics_(std::move(metrics)),
       request_log_(std::move(request_log)),
-      dispatcher_(DispatchOptions(config), &clock_, metrics_.get()),
+      dispatcher_(DispatchOptions(config), &clock_, metrics_.get(), links_.get()),
       inference_service_({.dispatcher = &dispatcher_,
                           .metrics = metrics_.get(),
                           .calls = &calls_,
@@ -76,6 +134,16 @@ RouterServer::RouterServer(const v1::RouterConfig& config, std::unique_ptr<Metri
 
 absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::RouterConfig& config) {
   RETURN_IF_ERROR(CheckConfig(config));
+  ASSIGN_OR_RETURN(std::shared_ptr<const LinkSecurity> links,
+                   LinkSecurity::Create({.certificate = config.link_certificate(),
+                                         .private_key = config.link_private_key(),
+                                         .authorities = config.link_authorities()},
+                                        config.allow_insecure_links()));
+  const bool registers_apart = !config.cluster_host().empty();
+  // A public server that takes registrations is a listener of links.
+  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::ServerCredentials> cluster_credentials,
+                   links->ForListener(registers_apart ? config.cluster_host() : config.host(),
+                                      registers_apart ? "cluster_host" : "cluster_host is empty and host"));
   static const bool plugins_ready = [] {
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -87,7 +155,7 @@ absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::Rout
   auto metrics = std::make_unique<RouterMetrics>(*registry);
   ASSIGN_OR_RETURN(std::unique_ptr<RequestLog> request_log, RequestLog::Open(config.request_log(), metrics.get()));
   std::unique_ptr<RouterServer> router(
-      new RouterServer(config, std::move(registry), std::move(metrics), std::move(request_log)));
+      new RouterServer(config, std::move(links), std::move(registry), std::move(metrics), std::move(request_log)));
   const std::string metrics_host = config.metrics_host().empty() ? config.host() : config.metrics_host();
   ASSIGN_OR_RETURN(router->metrics_server_, MetricsServer::Start(metrics_host, static_cast<int>(config.metrics_port()),
                                                                  *router->metrics_registry_, &router->health_));
@@ -96,29 +164,18 @@ absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::Rout
     absl::StrAppend(&router->metrics_address_, ":", port);
   }
 
-  grpc::ServerBuilder builder;
-  // Without this two processes could share a port and each get half of the calls.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveTimeMs);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  // Workers ask an idle connection whether the router lives (worker/rpc/registration_client.cc).
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
-  builder.SetMaxReceiveMessageSize(static_cast<int>(config.max_message_bytes()));
-  builder.SetMaxSendMessageSize(-1);
-  int port = 0;
-  const std::string address = absl::StrCat(config.host(), ":", config.grpc_port());
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
-  builder.RegisterService(&router->inference_service_);
-  builder.RegisterService(&router->cluster_service_);
-  router->server_ = builder.BuildAndStart();
-  if (router->server_ == nullptr || port == 0) {
-    return absl::UnavailableError(absl::StrCat("can not listen on ", address, ": port ", config.grpc_port(),
-                                               " is in use or the host is not this machine's; choose another "
-                                               "grpc_port, or 0 for a free one"));
+  std::vector<grpc::Service*> services = {&router->inference_service_};
+  if (!registers_apart) services.push_back(&router->cluster_service_);
+  ASSIGN_OR_RETURN(router->server_, Listen(config.host(), config.grpc_port(), "grpc_port", services,
+                                           config.tls_certificate().empty() ? grpc::InsecureServerCredentials()
+                                                                            : TlsServer(TlsOf(config)),
+                                           static_cast<int>(config.max_message_bytes()), router->grpc_address_));
+  router->cluster_address_ = router->grpc_address_;
+  if (registers_apart) {
+    ASSIGN_OR_RETURN(router->cluster_server_,
+                     Listen(config.cluster_host(), config.cluster_port(), "cluster_port", {&router->cluster_service_},
+                            cluster_credentials, kHeartbeatBytesMax, router->cluster_address_));
   }
-  router->grpc_address_ = absl::StrCat(config.host(), ":", port);
   grpc::HealthCheckServiceInterface* const health = router->server_->GetHealthCheckService();
   for (const char* service : kServices) health->SetServingStatus(service, false);
   router->health_.Set([r = router.get()] { return r->dispatcher_.Turns() ? "" : "the dispatcher does not turn"; },
@@ -127,7 +184,10 @@ absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::Rout
                         return r->dispatcher_.Serving() ? "" : "no group takes requests";
                       });
   router->health_thread_ = std::thread([r = router.get()] { r->WatchHealth(); });
-  LogInfo("listens on ", router->grpc_address_, "; metrics at ", router->metrics_address_, "/metrics");
+  LogInfo("listens on ", router->grpc_address_, config.tls_certificate().empty() ? "" : " (TLS)",
+          registers_apart ? "; workers register at " : "", registers_apart ? router->cluster_address_ : "",
+          registers_apart && router->links_->mutual() ? " (TLS)" : "", "; metrics at ", router->metrics_address_,
+          "/metrics");
   return router;
 }
 
@@ -140,6 +200,10 @@ RouterServer::~RouterServer() {
     stopped_changed_.NotifyAll();
   }
   if (health_thread_.joinable()) health_thread_.join();
+  if (cluster_server_ != nullptr) {
+    cluster_server_->Shutdown(std::chrono::system_clock::now());
+    cluster_server_->Wait();
+  }
   if (server_ != nullptr) {
     // Open calls are cancelled, and their ends are waited for.
     server_->Shutdown(std::chrono::system_clock::now());

@@ -1,5 +1,5 @@
-// RouterServer is the router put together: the gRPC server with Inference, Cluster, grpc.health.v1 and reflection, the
-// metrics page, and what they share.
+// RouterServer is the router put together: the gRPC server with Inference, grpc.health.v1 and reflection, the one that
+// workers register at (Cluster; the same if cluster_host is empty), the metrics page, and what they share.
 //
 // Health is tied to progress: a thread asks the dispatcher about every 50 ms; SERVING only while at least one group
 // takes requests and the dispatcher turns; the service "liveness" while it turns.
@@ -23,6 +23,7 @@
 #include "router/inference_service.h"
 #include "router/request_log.h"
 #include "router/router_metrics.h"
+#include "security/link_security.h"
 
 namespace grpc {
 class Server;
@@ -32,7 +33,8 @@ namespace outrider::router {
 
 class RouterServer {
  public:
-  // Errors: INVALID_ARGUMENT for settings that can not work together, UNAVAILABLE naming a port that is in use.
+  // Errors: INVALID_ARGUMENT for settings that can not work together or let strangers in, UNAVAILABLE naming a port
+  // that is in use.
   static absl::StatusOr<std::unique_ptr<RouterServer>> Start(const v1::RouterConfig& config);
   // Ends what is open, at once.
   ~RouterServer();
@@ -40,6 +42,8 @@ class RouterServer {
   RouterServer& operator=(const RouterServer&) = delete;
 
   const std::string& grpc_address() const { return grpc_address_; }
+  // Where workers register.
+  const std::string& cluster_address() const { return cluster_address_; }
   const std::string& metrics_address() const { return metrics_address_; }
 
   // Takes no new requests and reports NOT_SERVING; those that are open go on.
@@ -51,11 +55,13 @@ class RouterServer {
   int num_open_calls() const { return calls_.num_open(); }
 
  private:
-  RouterServer(const v1::RouterConfig& config, std::unique_ptr<MetricsRegistry> registry,
-               std::unique_ptr<RouterMetrics> metrics, std::unique_ptr<RequestLog> request_log);
+  RouterServer(const v1::RouterConfig& config, std::shared_ptr<const LinkSecurity> links,
+               std::unique_ptr<MetricsRegistry> registry, std::unique_ptr<RouterMetrics> metrics,
+               std::unique_ptr<RequestLog> request_log);
   void WatchHealth();
 
   const v1::RouterConfig config_;
+  const std::shared_ptr<const LinkSecurity> links_;
   const SystemClock clock_;
   const std::unique_ptr<MetricsRegistry> metrics_registry_;
   const std::unique_ptr<RouterMetrics> metrics_;
@@ -67,8 +73,10 @@ class RouterServer {
   ProcessHealth health_;
   std::unique_ptr<MetricsServer> metrics_server_;
   std::string grpc_address_;
+  std::string cluster_address_;
   std::string metrics_address_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<grpc::Server> cluster_server_;  // null: cluster_service_ is in server_
   std::thread health_thread_;
 
   Mutex mu_;

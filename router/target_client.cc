@@ -103,7 +103,8 @@ TargetClient::TargetClient(Options options) : options_(std::move(options)), back
   arguments.SetMaxSendMessageSize(-1);
   // Its own connection: another incarnation at the same address is another group.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  channel_ = grpc::CreateCustomChannel(options_.address, grpc::InsecureChannelCredentials(), arguments);
+  channel_ =
+      grpc::CreateCustomChannel(options_.address, LinkCredentials(options_.security, options_.address), arguments);
   stub_ = v1::Target::NewStub(channel_);
 }
 

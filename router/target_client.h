@@ -26,6 +26,7 @@
 #include "base/mutex.h"
 #include "proto/target.grpc.pb.h"
 #include "router/cluster_snapshot.h"  // StaleReason
+#include "security/link_security.h"
 
 namespace outrider::router {
 
@@ -65,6 +66,8 @@ class TargetClient : public std::enable_shared_from_this<TargetClient> {
     // taken.
     uint64_t incarnation = 0;
     std::string address;
+    // How to show who this is; outlives this. Null: openly.
+    const LinkSecurity* security = nullptr;
     // HTTP/2 keepalive, also while nothing is asked of the group: one whose machine is gone, or to which the way is
     // cut, has lost its stream after their sum at the latest. Longer than a lease on purpose: what a stopped process
     // says after half a minute is still refused and counted (Fence), not lost.

@@ -38,6 +38,7 @@ absl::Status RunDraft(const v1::DraftConfig& config) {
   SetLogProcess(config.worker_id());
   RETURN_IF_ERROR(SetLogFormat(config.log_format()));
   RETURN_IF_ERROR(Validate(config));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const LinkSecurity> links, ResolveLinks(config));
   TerminationWatcher termination;
   const uint64_t incarnation = NewIncarnation();
   // Health is to be seen from the first moment on.
@@ -121,8 +122,8 @@ absl::Status RunDraft(const v1::DraftConfig& config) {
   ASSIGN_OR_RETURN(
       const std::unique_ptr<RpcServer> server,
       RpcServer::Start(
-          {.host = config.host(), .port = static_cast<int>(config.grpc_port())}, {&service}, {"outrider.v1.Draft"},
-          [&health] { return health.IsReady(); }, [&health] { return health.IsLive(); }));
+          {.host = config.host(), .port = static_cast<int>(config.grpc_port()), .security = links.get()}, {&service},
+          {"outrider.v1.Draft"}, [&health] { return health.IsReady(); }, [&health] { return health.IsLive(); }));
   LogInfo("drafting with ", model->name(), ", ", num_blocks, " KV blocks of ", block_size,
           " tokens, on grpc=", server->address(), metrics_address);
   if (!config.address_file().empty()) {
@@ -136,7 +137,7 @@ absl::Status RunDraft(const v1::DraftConfig& config) {
   std::unique_ptr<RegistrationClient> registration;
   if (!config.router_address().empty()) {
     registration = std::make_unique<RegistrationClient>(
-        RegistrationClient::Options{.router_address = config.router_address(), .status = [&] {
+        RegistrationClient::Options{.router_address = config.router_address(), .security = links.get(), .status = [&] {
                                       const DrafterLoad load = drafter.load();
                                       v1::HeartbeatRequest request;
                                       request.set_worker_id(config.worker_id());

@@ -209,7 +209,7 @@ class Drain {
   bool done_ ABSL_GUARDED_BY(mu_) = false;
 };
 
-absl::Status RunLeader(const v1::TargetConfig& config, TerminationWatcher& termination) {
+absl::Status RunLeader(const v1::TargetConfig& config, const LinkSecurity& links, TerminationWatcher& termination) {
   const uint64_t incarnation = NewIncarnation();
   const int world_size = static_cast<int>(config.tensor_parallel_size());
   // Health is to be seen from the first moment on.
@@ -245,11 +245,11 @@ absl::Status RunLeader(const v1::TargetConfig& config, TerminationWatcher& termi
            .on_tick = [&](int rank, uint64_t step, Duration silence) { rank_metrics.Heard(rank, step, silence); }}));
 
   // Listen first, so that followers can come; serving begins with the engine.
-  ASSIGN_OR_RETURN(
-      const std::unique_ptr<RpcServer> server,
-      RpcServer::Start(
-          {.host = config.host(), .port = static_cast<int>(config.grpc_port())}, {&target_service, group->service()},
-          {"outrider.v1.Target"}, [&health] { return health.IsReady(); }, [&health] { return health.IsLive(); }));
+  ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server,
+                   RpcServer::Start(
+                       {.host = config.host(), .port = static_cast<int>(config.grpc_port()), .security = &links},
+                       {&target_service, group->service()}, {"outrider.v1.Target"},
+                       [&health] { return health.IsReady(); }, [&health] { return health.IsLive(); }));
   RETURN_IF_ERROR(WriteAddresses(config, *server, metrics_server.get()));
 
   RETURN_IF_ERROR(group->WaitForRanks(std::chrono::milliseconds(config.join_timeout_ms())));
@@ -260,7 +260,8 @@ absl::Status RunLeader(const v1::TargetConfig& config, TerminationWatcher& termi
   ASSIGN_OR_RETURN(const TargetEngine::Options engine_options,
                    MakeEngineOptions(config, *model, group->num_kv_blocks()));
   TargetEngine engine(engine_options, inbox, backend, clock, engine_metrics);
-  DraftConnections draft_connections({.target_id = config.group_id(),
+  DraftConnections draft_connections({.security = &links,
+                                      .target_id = config.group_id(),
                                       .incarnation = incarnation,
                                       .model = model->name(),
                                       .tokenizer_fingerprint = fingerprint,
@@ -306,6 +307,7 @@ absl::Status RunLeader(const v1::TargetConfig& config, TerminationWatcher& termi
   if (!config.router_address().empty()) {
     registration = std::make_unique<RegistrationClient>(
         RegistrationClient::Options{.router_address = config.router_address(),
+                                    .security = &links,
                                     .status = heartbeat,
                                     .on_response = [&](const v1::HeartbeatResponse& response) {
                                       draft_connections.Assign(response.draft_workers());
@@ -337,7 +339,7 @@ absl::Status RunLeader(const v1::TargetConfig& config, TerminationWatcher& termi
   return absl::OkStatus();
 }
 
-absl::Status RunFollowing(const v1::TargetConfig& config, TerminationWatcher& termination) {
+absl::Status RunFollowing(const v1::TargetConfig& config, const LinkSecurity& links, TerminationWatcher& termination) {
   MetricsRegistry registry;
   ProcessHealth health;
   ASSIGN_OR_RETURN(const std::unique_ptr<MetricsServer> metrics_server, StartMetrics(config, registry, health));
@@ -350,11 +352,12 @@ absl::Status RunFollowing(const v1::TargetConfig& config, TerminationWatcher& te
   const Duration step_timeout = std::chrono::milliseconds(config.step_timeout_ms());
   ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server,
                    RpcServer::Start(
-                       {.host = config.host(), .port = static_cast<int>(ResolveGrpcPort(config))}, {}, {},
-                       [&health] { return health.IsReady(); }, [&health] { return health.IsLive(); }));
+                       {.host = config.host(), .port = static_cast<int>(ResolveGrpcPort(config)), .security = &links},
+                       {}, {}, [&health] { return health.IsReady(); }, [&health] { return health.IsLive(); }));
   RETURN_IF_ERROR(WriteAddresses(config, *server, metrics_server.get()));
   const absl::Status status = RunFollowerRank(
       {.leader_address = config.leader_address(),
+       .security = &links,
        .rank = static_cast<int>(config.rank()),
        .world_size = static_cast<int>(config.tensor_parallel_size()),
        .numerics_id = model->numerics_id(),
@@ -390,8 +393,9 @@ absl::Status RunTarget(const v1::TargetConfig& config) {
   SetLogProcess(absl::StrCat(config.group_id(), "/", config.rank()));
   RETURN_IF_ERROR(SetLogFormat(config.log_format()));
   RETURN_IF_ERROR(Validate(config));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const LinkSecurity> links, ResolveLinks(config));
   TerminationWatcher termination;
-  return config.rank() == 0 ? RunLeader(config, termination) : RunFollowing(config, termination);
+  return config.rank() == 0 ? RunLeader(config, *links, termination) : RunFollowing(config, *links, termination);
 }
 
 }  // namespace outrider

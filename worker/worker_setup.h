@@ -4,12 +4,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "proto/config.pb.h"
+#include "security/link_security.h"
 #include "worker/model/device.h"
 #include "worker/model/loaded_model.h"
 
@@ -43,6 +45,18 @@ int ResolveThreads(uint32_t threads, uint32_t num_shares);
 
 // auto: whether this process may use some of the machine's cores and not all.
 absl::StatusOr<bool> ResolveRunAhead(const std::string& run_ahead);
+
+// How this process's links are secured; INVALID_ARGUMENT also where `host` may not be listened on so.
+template <typename Config>  // TargetConfig, DraftConfig
+absl::StatusOr<std::shared_ptr<const LinkSecurity>> ResolveLinks(const Config& config) {
+  auto links = LinkSecurity::Create({.certificate = config.link_certificate(),
+                                     .private_key = config.link_private_key(),
+                                     .authorities = config.link_authorities()},
+                                    config.allow_insecure_links());
+  if (!links.ok()) return links.status();
+  if (auto listener = (*links)->ForListener(config.host(), "host"); !listener.ok()) return listener.status();
+  return links;
+}
 
 // Comma-separated HOST:PORT or unix:PATH; blanks around them and empty ones are left out.
 std::vector<std::string> SplitAddresses(const std::string& addresses);

@@ -10,7 +10,7 @@ import sys
 import tempfile
 
 SOURCE = (".h", ".cc", ".cu", ".cuh")
-ROOMS = ("base", "bazel", "cli", "deploy", "kernels", "proto", "router", "tests", "text", "worker")
+ROOMS = ("base", "bazel", "cli", "deploy", "kernels", "proto", "router", "security", "tests", "text", "worker")
 
 # Who may include whom, room by room (a room's own folder is always allowed). Tests may include more: see _is_test.
 ALLOWED = {
@@ -18,7 +18,8 @@ ALLOWED = {
     "kernels": set(),
     "text": {"base"},
     "proto": set(),
-    "router": {"base", "proto", "text"},
+    "security": {"base"},
+    "router": {"base", "proto", "security", "text"},
     "worker/sequence": {"base", "worker/step"},
     "worker/step": {"base", "worker/sequence"},
     "worker/kvcache": {"base", "worker/sequence"},
@@ -30,9 +31,9 @@ ALLOWED = {
     "worker/sampling": {"base", "kernels", "worker/step", "worker/sequence", "worker/model"},
     "worker/engine": {"base", "worker/step", "worker/sequence", "worker/scheduler", "worker/kvcache",
                       "worker/speculation", "worker/model", "worker/parallel", "worker/group", "worker/sampling"},
-    "worker/rpc": {"base", "proto", "text", "worker"},
-    "worker": {"base", "proto", "text", "worker", "kernels"},
-    "cli": {"base", "proto", "router", "worker", "text", "kernels"},
+    "worker/rpc": {"base", "proto", "security", "text", "worker"},
+    "worker": {"base", "proto", "security", "text", "worker", "kernels"},
+    "cli": {"base", "proto", "router", "security", "worker", "text", "kernels"},
 }
 
 # Rooms and files that decide: no threads, clocks, wires or devices, however indirectly.
@@ -61,7 +62,8 @@ ONLY_IN = (
     (re.compile(r"^(pcre2|utf8proc)\.h$"), re.compile(r"^text/")),
     (re.compile(r"^hwy/"), re.compile(r"^kernels/")),
     (re.compile(r"\.grpc\.pb\.h$"), re.compile(r"^(router|worker/rpc|cli|tests)/|^worker/[a-z_]*_main\.cc$")),
-    (re.compile(r"^grpcpp/"), re.compile(r"^(router|worker/rpc|cli|tests)/|^worker/[a-z_]*_main\.cc$")),
+    (re.compile(r"^openssl/"), re.compile(r"^security/")),
+    (re.compile(r"^grpcpp/"), re.compile(r"^(router|security|worker/rpc|cli|tests)/|^worker/[a-z_]*_main\.cc$")),
 )
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 BANNED_WORDS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")

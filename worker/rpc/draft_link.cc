@@ -180,7 +180,8 @@ bool DraftLink::RunConnection() {
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // A connection of its own: subchannels are shared between channels of equal arguments otherwise, back-off included.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  const auto channel = grpc::CreateCustomChannel(options_.address, grpc::InsecureChannelCredentials(), arguments);
+  const auto channel =
+      grpc::CreateCustomChannel(options_.address, LinkCredentials(options_.security, options_.address), arguments);
   const auto stub = v1::Draft::NewStub(channel);
   std::optional<Call> call;
   {

@@ -23,6 +23,7 @@
 #include "base/metrics.h"
 #include "base/mutex.h"
 #include "proto/draft.pb.h"
+#include "security/link_security.h"
 #include "worker/speculation/draft_source.h"
 
 namespace outrider {
@@ -46,6 +47,8 @@ class DraftLink : public std::enable_shared_from_this<DraftLink> {
  public:
   struct Options {
     std::string address;  // HOST:PORT or unix:PATH
+    // How to show who this is; outlives this. Null: openly.
+    const LinkSecurity* security = nullptr;
     // Of the target, said in the hello.
     std::string target_id;
     uint64_t incarnation = 0;

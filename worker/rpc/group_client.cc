@@ -212,7 +212,8 @@ absl::StatusOr<std::unique_ptr<FollowerGroup>> FollowerGroup::Join(const Followe
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  const auto channel = grpc::CreateCustomChannel(options.leader_address, grpc::InsecureChannelCredentials(), arguments);
+  const auto channel = grpc::CreateCustomChannel(options.leader_address,
+                                                 LinkCredentials(options.security, options.leader_address), arguments);
   std::string told;
   for (;;) {
     if (!channel->WaitForConnected(ToSystem(deadline))) {

@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "security/link_security.h"
 #include "worker/group/end_of_epoch.h"
 #include "worker/group/step_progress.h"
 #include "worker/parallel/communicator.h"
@@ -31,6 +32,8 @@ inline constexpr Duration kFollowerGrace = std::chrono::seconds(1);
 
 struct FollowerGroupOptions {
   std::string leader_address;  // HOST:PORT
+  // How to show who this is; outlives this. Null: openly.
+  const LinkSecurity* security = nullptr;
   int rank = 1;
   int world_size = 2;
   std::string numerics_id;

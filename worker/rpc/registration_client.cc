@@ -60,8 +60,8 @@ void RegistrationClient::Run() {
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  const auto channel =
-      grpc::CreateCustomChannel(options_.router_address, grpc::InsecureChannelCredentials(), arguments);
+  const auto channel = grpc::CreateCustomChannel(
+      options_.router_address, LinkCredentials(options_.security, options_.router_address), arguments);
   const auto stub = v1::Cluster::NewStub(channel);
   int interval_ms = kFirstIntervalMs;
   bool registered = false;

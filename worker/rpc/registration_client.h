@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "proto/cluster.pb.h"
+#include "security/link_security.h"
 
 namespace grpc {
 class ClientContext;
@@ -24,6 +25,8 @@ class RegistrationClient {
  public:
   struct Options {
     std::string router_address;
+    // How to show who this is; outlives this. Null: openly.
+    const LinkSecurity* security = nullptr;
     // What to say now.
     std::function<v1::HeartbeatRequest()> status;
     // What the router said. Optional.

@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "security/link_security.h"
 
 namespace grpc {
 class Server;
@@ -28,6 +29,8 @@ struct RpcServerOptions {
   int port = 0;      // 0 takes a free one
   // Frames beyond are refused by gRPC: RESOURCE_EXHAUSTED for the call. A prompt of 4 M ids fits.
   int max_message_bytes = 16 << 20;
+  // Who may come; outlives the server. Null: anyone, wherever `host` is.
+  const LinkSecurity* security = nullptr;
 };
 
 // Health services besides those of the server.
@@ -37,7 +40,7 @@ inline constexpr char kReadinessService[] = "readiness";
 class RpcServer {
  public:
   // Services outlive the server. Without `live` the process counts as alive. UNAVAILABLE naming the address if it can
-  // not be bound.
+  // not be bound, INVALID_ARGUMENT if security refuses it.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const RpcServerOptions& options,
                                                           const std::vector<grpc::Service*>& services,
                                                           const std::vector<std::string>& service_names,

@@ -1,0 +1,24 @@
+#include "cli/client_tls.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include "base/status_macros.h"
+
+namespace outrider {
+
+void AddTlsFlags(CLI::App& command, ClientTls& tls) {
+  command.add_flag("--tls", tls.on, "Speak TLS to the router and believe this system's authorities");
+  command.add_option("--tls-authorities", tls.files.authorities, "PEM file: speak TLS and believe these authorities")
+      ->type_name("FILE");
+  command.add_option("--tls-certificate", tls.files.certificate, "PEM file: what to show a router that asks who calls")
+      ->type_name("FILE");
+  command.add_option("--tls-private-key", tls.files.private_key, "PEM file: the certificate's key")->type_name("FILE");
+}
+
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials(const ClientTls& tls) {
+  RETURN_IF_ERROR(CheckTlsFiles(tls.files, "tls"));
+  if (!tls.on && tls.files.empty()) return grpc::InsecureChannelCredentials();
+  return TlsChannel(tls.files, TlsPeer::kNamed);
+}
+
+}  // namespace outrider
