@@ -1,6 +1,7 @@
 #include "router/proto_conversions.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -8,6 +9,9 @@
 
 namespace outrider::router {
 namespace {
+
+// ms to the microsecond: what is beyond it is noise, and long when printed.
+double WholeMicros(double ms) { return std::round(ms * 1000) / 1000; }
 
 int ToInt(uint32_t value) { return static_cast<int>(std::min<uint32_t>(value, std::numeric_limits<int>::max())); }
 
@@ -140,10 +144,10 @@ void ToProto(ClientEvent& event, const std::string& numerics_id, v1::GenerateRes
     finished.set_finish_reason(ToProto(end.reason));
     finished.set_stop_string(end.stop_string);
     ToProto(end.usage, finished.mutable_usage());
-    finished.mutable_timing_ms()->set_queue(end.timing.queue);
-    finished.mutable_timing_ms()->set_first_token(end.timing.first_token);
-    finished.mutable_timing_ms()->set_decode(end.timing.decode);
-    finished.mutable_timing_ms()->set_total(end.timing.total);
+    finished.mutable_timing_ms()->set_queue(WholeMicros(end.timing.queue));
+    finished.mutable_timing_ms()->set_first_token(WholeMicros(end.timing.first_token));
+    finished.mutable_timing_ms()->set_decode(WholeMicros(end.timing.decode));
+    finished.mutable_timing_ms()->set_total(WholeMicros(end.timing.total));
     finished.set_numerics_id(numerics_id);
     return;
   }

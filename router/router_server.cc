@@ -9,6 +9,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/listening.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 
@@ -85,6 +86,7 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> Listen(const std::string& host, ui
                                                      const std::vector<grpc::Service*>& services,
                                                      const std::shared_ptr<grpc::ServerCredentials>& credentials,
                                                      int max_message_bytes, std::string& address) {
+  RETURN_IF_ERROR(CheckCanListen(host, static_cast<int>(port), port_setting));
   grpc::ServerBuilder builder;
   // Without this two processes could share a port and each get half of the calls.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);

@@ -277,7 +277,9 @@ TEST(RpcServer, SaysThatASocketsPathIsTooLong) {
 TEST(RpcServer, NamesThePortThatIsInUse) {
   auto first = RpcServer::Start({.host = "127.0.0.1"}, {}, {}, [] { return true; });
   ASSERT_TRUE(first.ok());
+  testing::internal::CaptureStderr();
   const auto second = RpcServer::Start({.host = "127.0.0.1", .port = (*first)->port()}, {}, {}, [] { return true; });
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "") << "the error says it, and says it alone";
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_NE(std::string(second.status().message()).find(std::to_string((*first)->port())), std::string::npos);
 }

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/listening.h"
 #include "base/status_macros.h"
 
 namespace outrider {
@@ -62,6 +63,7 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptio
   if (options.security != nullptr) {
     ASSIGN_OR_RETURN(credentials, options.security->ForListener(options.host, "host"));
   }
+  RETURN_IF_ERROR(CheckCanListen(options.host, options.port, "grpc_port"));
   grpc::ServerBuilder builder;
   // Without this two processes could share a port and each get half of the calls.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
