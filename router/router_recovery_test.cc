@@ -23,12 +23,10 @@ namespace {
 
 TEST(RouterRecovery, SendsAnAttemptElsewhereWhenItsGroupIsLostBeforeATokenCame) {
   const auto router = StartRouter();
-  FakeTarget::Options options = Hashing(*router, "a");
-  options.hold = true;
-  FakeTarget first(options);
+  FakeTarget first(Holding(*router, "a"));
   Call call(router->grpc_address(), Prompt("x", 10));
   ASSERT_TRUE(first.Await([](const auto& r) { return r.submits.size() == 1; }));
-  options = Hashing(*router, "b");
+  FakeTarget::Options options = Hashing(*router, "b");
   options.numerics_id = "another";
   FakeTarget other(options);
   while (ModelInfoOf(*router).num_groups() < 2) std::this_thread::yield();
@@ -46,15 +44,13 @@ TEST(RouterRecovery, ContinuesOnAGroupOfEqualNumericsAfterTokensWereDelivered) {
   ASSERT_EQ(expected.size(), 40);
 
   const auto router = StartRouter();
-  FakeTarget::Options options = Hashing(*router, "a");
-  options.hold = true;
-  FakeTarget first(options);
+  FakeTarget first(Holding(*router, "a"));
   Call call(router->grpc_address(), request);
   ASSERT_TRUE(first.Await([](const auto& r) { return r.submits.size() == 1; }));
   first.Permit(7);
   call.ReadIds(7);
   // One of other numerics must not be asked.
-  options = Hashing(*router, "b");
+  FakeTarget::Options options = Hashing(*router, "b");
   options.numerics_id = "another";
   FakeTarget other(options);
   FakeTarget equal(Hashing(*router, "c"));
@@ -76,8 +72,7 @@ TEST(RouterRecovery, ContinuesOnTheSameGroupOnceItIsBack) {
   const v1::GenerateRequest request = Prompt("x", 40);
   const std::vector<TokenId> expected = UndisturbedIds(request);
   const auto router = StartRouter();
-  FakeTarget::Options options = Hashing(*router);
-  options.hold = true;
+  FakeTarget::Options options = Holding(*router);
   auto group = std::make_unique<FakeTarget>(options);
   Call call(router->grpc_address(), request);
   ASSERT_TRUE(group->Await([](const auto& r) { return r.submits.size() == 1; }));
@@ -113,14 +108,12 @@ TEST(RouterRecovery, EndsAStreamThatNoGroupCanContinueWithWhatWasDelivered) {
   v1::RouterConfig config = TestConfig();
   config.set_replay_wait_ms(3000);
   const auto router = StartRouter(config);
-  FakeTarget::Options options = Hashing(*router, "a");
-  options.hold = true;
-  FakeTarget first(options);
+  FakeTarget first(Holding(*router, "a"));
   Call call(router->grpc_address(), Prompt("x", 40));
   ASSERT_TRUE(first.Await([](const auto& r) { return r.submits.size() == 1; }));
   first.Permit(4);
   call.ReadIds(4);
-  options = Hashing(*router, "b");
+  FakeTarget::Options options = Hashing(*router, "b");
   options.numerics_id = "another";
   FakeTarget other(options);
   while (ModelInfoOf(*router).num_groups() < 2) std::this_thread::yield();
@@ -134,9 +127,7 @@ TEST(RouterRecovery, HandsAStreamOverWhenItsGroupDrains) {
   const v1::GenerateRequest request = Prompt("x", 40);
   const std::vector<TokenId> expected = UndisturbedIds(request);
   const auto router = StartRouter();
-  FakeTarget::Options options = Hashing(*router, "a");
-  options.hold = true;
-  FakeTarget first(options);
+  FakeTarget first(Holding(*router, "a"));
   Call call(router->grpc_address(), request);
   ASSERT_TRUE(first.Await([](const auto& r) { return r.submits.size() == 1; }));
   first.Permit(5);
@@ -161,9 +152,7 @@ TEST(RouterRecovery, RefusesAndCountsWhatAGroupSaysThatWasGivenUp) {
   v1::RouterConfig config = TestConfig();
   config.set_worker_timeout_ms(1000);
   const auto router = StartRouter(config);
-  FakeTarget::Options options = Hashing(*router, "a");
-  options.hold = true;
-  FakeTarget stopped(options);
+  FakeTarget stopped(Holding(*router, "a"));
   Call call(router->grpc_address(), request);
   ASSERT_TRUE(stopped.Await([](const auto& r) { return r.submits.size() == 1; }));
   stopped.Permit(5);
@@ -200,14 +189,10 @@ TEST(RouterRecovery, QuarantinesARequestWhoseGroupsDiedAndDidNotComeBack) {
   config.set_worker_timeout_ms(1000);
   config.set_replay_wait_ms(20'000);
   const auto router = StartRouter(config);
-  FakeTarget::Options options = Hashing(*router, "a");
-  options.hold = true;
-  FakeTarget first(options);
+  FakeTarget first(Holding(*router, "a"));
   Call call(router->grpc_address(), Prompt("x", 40));
   ASSERT_TRUE(first.Await([](const auto& r) { return r.submits.size() == 1; }));
-  options = Hashing(*router, "b");
-  options.hold = true;
-  FakeTarget second(options);
+  FakeTarget second(Holding(*router, "b"));
   while (ModelInfoOf(*router).num_groups() < 2) std::this_thread::yield();
   // Nobody listens at their addresses any more, which is how a death is told from a partition.
   first.Stop();

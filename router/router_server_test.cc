@@ -185,9 +185,7 @@ TEST(Router, RefusesBeyondTheQueuesBound) {
 
 TEST(Router, FreesTheGroupWhenTheClientCancels) {
   const auto router = StartRouter();
-  FakeTarget::Options options = Hashing(*router);
-  options.hold = true;
-  FakeTarget group(options);
+  FakeTarget group(Holding(*router));
   Call call(router->grpc_address(), Prompt("x", 1000));
   ASSERT_TRUE(group.Await([](const auto& r) { return r.submits.size() == 1; }));
   group.Permit(2);
@@ -212,9 +210,7 @@ TEST(Router, FreesTheQueueWhenAWaitingClientCancels) {
 
 TEST(Router, PassesTheDeadlineOnAndFreesTheGroupWhenItPasses) {
   const auto router = StartRouter();
-  FakeTarget::Options options = Hashing(*router);
-  options.hold = true;
-  FakeTarget group(options);
+  FakeTarget group(Holding(*router));
   Call call(router->grpc_address(), Prompt("x", 1000), {}, /*deadline_s=*/3);
   ASSERT_TRUE(group.Await([](const auto& r) { return r.submits.size() == 1; }));
   const uint32_t deadline_ms = group.received().submits[0].deadline_ms();

@@ -135,6 +135,13 @@ inline FakeTarget::Options Hashing(const RouterServer& router, const std::string
   return options;
 }
 
+// A Hashing group that writes only what it is permitted.
+inline FakeTarget::Options Holding(const RouterServer& router, const std::string& id = "group-0") {
+  FakeTarget::Options options = Hashing(router, id);
+  options.hold = true;
+  return options;
+}
+
 inline v1::ModelInfo ModelInfoOf(const RouterServer& router) {
   const auto stub =
       v1::Inference::NewStub(grpc::CreateChannel(router.grpc_address(), grpc::InsecureChannelCredentials()));
