@@ -2,15 +2,22 @@
 //
 //   bazel run -c opt //benchmarks:overload_bench -- [--seconds 15] [--max-tokens 32] [--max-sequences 16] [--seed 1]
 //
-// First the peak: as many clients as the group runs sequences, each with its next request as soon as the one before has
-// ended. Then open loops: requests come at 1, 2 and 5 times the peak's rate at random times (Poisson, by the seed),
-// whether or not those before have ended. Each has the same deadline, five times the peak's median latency.
+// First the peak: half as many clients again as the group runs sequences, so that somebody always waits, each with its
+// next request as soon as the one before has ended. Then open loops: requests come at 1, 2 and 5 times the peak's rate
+// at random times (Poisson, by the seed), whether or not those before have ended. Outputs have --max-tokens in the
+// mean, half to one and a half as many. Each request has the same deadline, five times the peak's median latency.
 //
 //   goodput    requests a second that ended as OK within their deadline
-//   refused    RESOURCE_EXHAUSTED or UNAVAILABLE before any token; refusal_ms is from the call to its end
+//   refused    RESOURCE_EXHAUSTED or UNAVAILABLE, and not accepted by the router's ledger; refusal_ms is from the call
+//              to its end, as the client sees it
+//   given_up   accepted, and ended like that without a token: a deadline that could be made no longer
 //   late       DEADLINE_EXCEEDED; cut: refused or lost after tokens had come; other: anything else
+//
+// Clients run on the processors of the cluster here, not as elsewhere on their own. Their threads have short slices
+// (base/scheduling.h), so that what is measured is less their own wait for a processor.
 
 #include <grpcpp/grpcpp.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -18,11 +25,15 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <set>
+#include <string>
 #include <thread>
 
+#include "base/scheduling.h"
 #include "proto/inference.grpc.pb.h"
 #include "tests/integration/cluster_fixture.h"
 
@@ -36,6 +47,8 @@ struct Outcome {
   int num_tokens = 0;
   double ms = 0;
   bool has_retry_time = false;
+  std::string request_id;
+  Clock::time_point end;
 };
 
 double MsSince(Clock::time_point start) {
@@ -52,8 +65,13 @@ Outcome RunOne(v1::Inference::Stub& stub, const v1::GenerateRequest& request, do
   Outcome outcome;
   while (reader->Read(&response)) outcome.num_tokens += response.delta().token_ids_size();
   outcome.code = reader->Finish().error_code();
+  outcome.end = Clock::now();
   outcome.ms = MsSince(start);
   outcome.has_retry_time = context.GetServerTrailingMetadata().count("grpc-retry-pushback-ms") > 0;
+  const auto& metadata = context.GetServerInitialMetadata();
+  if (const auto id = metadata.find("outrider-request-id"); id != metadata.end()) {
+    outcome.request_id.assign(id->second.data(), id->second.size());
+  }
   return outcome;
 }
 
@@ -70,11 +88,22 @@ int Flag(int argc, char** argv, const char* name, int fallback) {
   return fallback;
 }
 
+// The ids that the router's ledger has as accepted.
+std::set<std::string> Accepted(const std::string& request_log) {
+  std::set<std::string> ids;
+  std::ifstream lines(request_log);
+  for (std::string line; std::getline(lines, line);) {
+    const auto record = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (record.is_object() && record.value("event", "") == "accepted") ids.insert(record.value("request_id", ""));
+  }
+  return ids;
+}
+
 // `seconds` is how long requests were offered.
 nlohmann::ordered_json Report(const char* name, double rate, double seconds, double peak,
-                              const std::vector<Outcome>& outcomes) {
+                              const std::vector<Outcome>& outcomes, const std::set<std::string>& accepted) {
   int num_good = 0, num_late = 0, num_cut = 0, num_other = 0, num_without_retry_time = 0;
-  std::vector<double> good_ms, refusal_ms;
+  std::vector<double> good_ms, refusal_ms, given_up_ms;
   for (const Outcome& outcome : outcomes) {
     const bool refused =
         outcome.code == grpc::StatusCode::RESOURCE_EXHAUSTED || outcome.code == grpc::StatusCode::UNAVAILABLE;
@@ -82,7 +111,7 @@ nlohmann::ordered_json Report(const char* name, double rate, double seconds, dou
       ++num_good;
       good_ms.push_back(outcome.ms);
     } else if (refused && outcome.num_tokens == 0) {
-      refusal_ms.push_back(outcome.ms);
+      (accepted.count(outcome.request_id) > 0 ? given_up_ms : refusal_ms).push_back(outcome.ms);
       num_without_retry_time += !outcome.has_retry_time;
     } else if (outcome.code == grpc::StatusCode::DEADLINE_EXCEEDED) {
       ++num_late;
@@ -107,6 +136,8 @@ nlohmann::ordered_json Report(const char* name, double rate, double seconds, dou
       {"refusal_ms_p90", Quantile(refusal_ms, 0.9)},
       {"refusal_ms_p99", Quantile(refusal_ms, 0.99)},
       {"refused_without_retry_time", num_without_retry_time},
+      {"given_up", given_up_ms.size()},
+      {"given_up_ms_p50", Quantile(given_up_ms, 0.5)},
       {"late", num_late},
       {"cut", num_cut},
       {"other", num_other}};
@@ -125,12 +156,19 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "overload_bench: no target model; run deploy/setup.sh model\n");
     return 1;
   }
+  char request_log[] = "/tmp/overload-XXXXXX";
+  const int log_file = ::mkstemp(request_log);
+  if (log_file < 0) return 1;
+  ::close(log_file);
+  ::setenv("OUTRIDER_REQUEST_LOG", request_log, 1);
   const auto cluster = StartCluster(options);
   if (cluster == nullptr) return 1;
+  UseShortSlices();  // not before: the cluster would inherit them
   const auto stub =
       v1::Inference::NewStub(grpc::CreateChannel(cluster->grpc_address(), grpc::InsecureChannelCredentials()));
   const auto request_of = [&](int index) {
-    v1::GenerateRequest request = TestRequest(index % 64, /*greedy=*/true, max_tokens);
+    const int num_tokens = std::max(1, max_tokens / 2 + static_cast<int>(int64_t{index} * 7919 % (max_tokens + 1)));
+    v1::GenerateRequest request = TestRequest(index % 64, /*greedy=*/true, num_tokens);
     request.set_draft(false);
     return request;
   };
@@ -139,28 +177,29 @@ int Main(int argc, char** argv) {
   std::vector<Outcome> outcomes;
   std::mutex mu;
   std::atomic<int> next{0};
-  const auto closed_loop = [&](double for_seconds) {
-    outcomes.clear();
-    const auto end = Clock::now() + std::chrono::duration<double>(for_seconds);
-    std::vector<std::thread> clients;
-    for (int i = 0; i < max_sequences; ++i) {
-      clients.emplace_back([&] {
-        while (Clock::now() < end) {
-          const Outcome outcome = RunOne(*stub, request_of(next++), kLongMs);
-          const std::lock_guard<std::mutex> lock(mu);
-          if (Clock::now() < end) outcomes.push_back(outcome);
-        }
-      });
-    }
-    for (std::thread& client : clients) client.join();
+  // The peak; what ends in the first seconds only warms up.
+  constexpr double kWarmUpSeconds = 2;
+  const auto after = [begin = Clock::now()](double at) {
+    return begin + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(at));
   };
-  closed_loop(2);  // warms up
-  closed_loop(seconds);
+  std::vector<std::thread> closed_loop;
+  for (int i = 0; i < max_sequences * 3 / 2; ++i) {
+    closed_loop.emplace_back([&] {
+      while (Clock::now() < after(kWarmUpSeconds + seconds)) {
+        const Outcome outcome = RunOne(*stub, request_of(next++), kLongMs);
+        const std::lock_guard<std::mutex> lock(mu);
+        if (outcome.end > after(kWarmUpSeconds) && outcome.end <= after(kWarmUpSeconds + seconds)) {
+          outcomes.push_back(outcome);
+        }
+      }
+    });
+  }
+  for (std::thread& client : closed_loop) client.join();
   const double peak = static_cast<double>(outcomes.size()) / seconds;
   std::vector<double> latencies;
   for (const Outcome& outcome : outcomes) latencies.push_back(outcome.ms);
   const double deadline_ms = 5 * Quantile(latencies, 0.5);
-  auto report = Report("peak", peak, seconds, peak, outcomes);
+  auto report = Report("peak", peak, seconds, peak, outcomes, {});
   report["deadline_ms"] = deadline_ms;
   std::printf("%s\n", report.dump().c_str());
   std::fflush(stdout);
@@ -182,9 +221,10 @@ int Main(int argc, char** argv) {
       });
     }
     for (std::thread& client : clients) client.join();
-    std::printf("%s\n", Report(name, rate, seconds, peak, outcomes).dump().c_str());
+    std::printf("%s\n", Report(name, rate, seconds, peak, outcomes, Accepted(request_log)).dump().c_str());
     std::fflush(stdout);
   }
+  std::remove(request_log);
   return 0;
 }
 

@@ -16,9 +16,13 @@ constexpr size_t kPreparedAtOnce = 16;
 // What a refusal says at least and at most.
 constexpr Duration kRetryAfterMin = std::chrono::milliseconds(100);
 constexpr Duration kRetryAfterMax = std::chrono::seconds(30);
-// Waits and service times are measured in the mean; who must make a deadline is given so much more. Without it, half of
-// those admitted at the edge would miss theirs, after they have taken others' time.
-constexpr double kDeadlineMargin = 1.25;
+// Service times are measured in the mean; who must make a deadline is given so much more. Without it, half of those
+// started at the edge would miss theirs, after they have taken others' time.
+constexpr double kServiceMargin = 1.25;
+// A wait is foretold from the rate of the last seconds, and the rate may drop before it is over: then those at the edge
+// are given up when their turn comes, after they have waited in vain. A queue that is shorter by so much keeps the
+// groups as busy.
+constexpr double kWaitMargin = 1.5;
 
 std::string StateOf(const GroupView& group) {
   if (group.draining) return "is draining";
@@ -128,7 +132,7 @@ absl::Status DispatchQueue::CheckWait(const RouteRequest& request, TimePoint now
   if (!request.deadline.has_value()) return absl::OkStatus();
   const Duration served_in = rate_.MeanServiceTime();
   const Duration left = *request.deadline - now;
-  const Duration needed = FromMillis(kDeadlineMargin * ToMillis(wait + served_in));
+  const Duration needed = FromMillis(kWaitMargin * ToMillis(wait) + kServiceMargin * ToMillis(served_in));
   if (needed <= left) return absl::OkStatus();
   return WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(
                             "the request can not make its deadline in ", WholeMs(left), " ms: it would wait for about ",
@@ -298,7 +302,7 @@ void DispatchQueue::StartWhoCan(TimePoint now, bool model_ready, Decisions& deci
     if (verdict == Verdict::kSettles) WantTurnAt(request.since + kReplaySettle);
     if (verdict != Verdict::kMayStart || !Pay(waiting, now)) return Visit::kSkip;
     if (request.kind == RouteKind::kNew && request.deadline.has_value() &&
-        now + FromMillis(kDeadlineMargin * ToMillis(rate_.MeanServiceTime())) > *request.deadline) {
+        now + FromMillis(kServiceMargin * ToMillis(rate_.MeanServiceTime())) > *request.deadline) {
       return refuse(WithRetryAfter(
           absl::ResourceExhaustedError(absl::StrCat("the request can not make its deadline in ",
                                                     WholeMs(*request.deadline - now), " ms: requests last ",

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/atomic_file.h"
 #include "base/log.h"
+#include "base/scheduling.h"
 #include "base/status_macros.h"
 #include "base/termination.h"
 #include "router/router_server.h"
@@ -22,6 +23,9 @@ constexpr std::chrono::milliseconds kLastWords(500);
 }  // namespace
 
 absl::Status RunRouter(const v1::RouterConfig& config) {
+  // Before the first thread is started. It computes little, and what it says is waited for: on processors that it
+  // shares with ranks, refusals and tokens must not wait for their slices.
+  UseShortSlices();
   TerminationWatcher termination;
   SetLogProcess("router");
   RETURN_IF_ERROR(SetLogFormat(config.log_format()));
