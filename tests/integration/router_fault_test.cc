@@ -109,6 +109,9 @@ TEST(Ledger, FindsEachWayOfNotAddingUp) {
   EXPECT_FALSE(CheckLedger(good, {client("a", 0, 1), client("b", 14, 1)}).empty());
   EXPECT_FALSE(CheckLedger(good, {client("a", 0, 1), client("b", 14, 0), client("c", 0, 1)}).empty());
   EXPECT_FALSE(CheckLedger(good, {client("a", 0, 1), client("b", 14, 0), client("", 0, 1)}).empty());
+  // One that found no router; if a router has it all the same, its id did not come.
+  EXPECT_TRUE(CheckLedger(good, {client("a", 0, 1), client("b", 14, 0), client("", 14, 0)}).empty());
+  EXPECT_FALSE(CheckLedger(good, {client("a", 0, 1), client("", 14, 0)}).empty());
   // Clients that left, one of them before it had an id.
   const auto left = [&](const std::string& id) {
     StreamOutcome outcome = client(id, 1, 0);

@@ -45,7 +45,7 @@ std::vector<StreamOutcome> RunStreams(const std::string& address, const std::vec
 // means that accepted = complete + retriable + permanent + cancelled + deadline with no remainder, that each accepted
 // request has one end, and that both sides tell the same of it. A client that left knows less: the router has it as
 // cancelled, or as complete if it had given all; one that left before it had an id stands for one cancelled request of
-// the router's at most.
+// the router's at most. One that found no router (UNAVAILABLE, no id) stands for none.
 std::vector<std::string> CheckLedger(const std::string& router_log, const std::vector<StreamOutcome>& clients);
 
 }  // namespace outrider
