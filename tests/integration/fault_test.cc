@@ -2,6 +2,7 @@
 // fault proves that it took effect.
 
 #include <fcntl.h>
+#include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -11,13 +12,20 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
+#include <fstream>
 #include <functional>
+#include <mutex>
+#include <sstream>
 #include <string>
 #include <thread>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "tests/integration/cluster_fixture.h"
 #include "tests/integration/process_fixture.h"
+#include "tests/integration/streams.h"
 #include "worker/model/testing/test_device.h"
 
 namespace outrider {
@@ -187,38 +195,100 @@ TEST(Faults, AStoppedOrKilledRankOfEitherKindIsReplacedAndStreamsGoOn) {
   EXPECT_TRUE(cluster->Stop());
 }
 
-TEST(Faults, RollingRestartsOfEveryPartLoseNothing) {
-  constexpr int kNumRestarts = 10;
+// Clients of a cluster whose router restarts too: what ends UNAVAILABLE they send again, when they were told to.
+class PatientClients {
+ public:
+  explicit PatientClients(const std::string& address) : expected_(RunStreams(address, Requests(false))) {
+    outcomes_ = expected_;
+    for (int i = 0; i < kNumStreams; ++i) threads_.emplace_back([this, address, i] { Run(address, i); });
+  }
+  ~PatientClients() { Stop(); }
+  void Stop() {
+    stopped_ = true;
+    for (std::thread& thread : threads_) {
+      if (thread.joinable()) thread.join();
+    }
+  }
+  int num_complete() const { return num_complete_; }
+  int num_sent_again() const { return num_sent_again_; }
+  // Of all calls so far. REQUIRES: Stop was called.
+  const std::vector<StreamOutcome>& outcomes() const { return outcomes_; }
+
+ private:
+  void Run(const std::string& address, int index) {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 50);
+    arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 200);
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    const auto stub =
+        v1::Inference::NewStub(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+    const v1::GenerateRequest request = Requests(true)[index];
+    while (!stopped_) {
+      const StreamOutcome outcome = RunStream(*stub, request);
+      const bool again = outcome.code == grpc::StatusCode::UNAVAILABLE && outcome.token_ids.empty();
+      if (again) {
+        ++num_sent_again_;
+        int pushback_ms = 20;
+        (void)absl::SimpleAtoi(outcome.retry_pushback_ms, &pushback_ms);
+        std::this_thread::sleep_for(std::chrono::milliseconds(std::min(pushback_ms, 1000)));
+      } else {
+        EXPECT_EQ(outcome.code, 0) << outcome.request_id << " after " << outcome.token_ids.size()
+                                   << " tokens: " << outcome.message;
+        EXPECT_EQ(outcome.token_ids, expected_[index].token_ids) << outcome.request_id;
+        EXPECT_EQ(outcome.text, expected_[index].text) << outcome.request_id;
+        ++num_complete_;
+      }
+      const std::lock_guard<std::mutex> lock(mu_);
+      outcomes_.push_back(outcome);
+    }
+  }
+
+  const std::vector<StreamOutcome> expected_;
+  std::atomic<bool> stopped_{false};
+  std::atomic<int> num_complete_{0};
+  std::atomic<int> num_sent_again_{0};
+  std::mutex mu_;
+  std::vector<StreamOutcome> outcomes_;
+  std::vector<std::thread> threads_;
+};
+
+TEST(Faults, TenRoundsOfRollingRestartsOfEveryPartLoseNothing) {
+  constexpr int kNumRounds = 10;
+  const std::string request_log = RuntimeFolder() + "/rolling.jsonl";
+  ::setenv("OUTRIDER_REQUEST_LOG", request_log.c_str(), 1);
   ClusterOptions options = TestCluster();
   options.groups = 2;
   const auto cluster = StartCluster(options);
+  ::unsetenv("OUTRIDER_REQUEST_LOG");
   ASSERT_NE(cluster, nullptr);
-  const std::vector<std::vector<std::string>> parts = {
-      {"draft", "--worker-id="}, {"target", "--group-id=group-0"}, {"target", "--group-id=group-1"}};
-  {
-    Load load(*cluster);
-    load.AwaitRounds(1);
-    for (int round = 0; round < kNumRestarts; ++round) {
-      const std::vector<std::string>& part = parts[round % parts.size()];
+  const std::vector<std::vector<std::string>> parts = {{"draft", "--worker-id="},
+                                                       {"target", "--group-id=group-0"},
+                                                       {"target", "--group-id=group-1"},
+                                                       {"router", "--grpc-port"}};
+  PatientClients clients(cluster->grpc_address());
+  for (int round = 0; round < kNumRounds; ++round) {
+    for (const std::vector<std::string>& part : parts) {
       const pid_t old_pid = OnlyChild(*cluster, part);
+      const int num_complete = clients.num_complete();
       ::kill(old_pid, SIGTERM);
       ASSERT_GT(AwaitSuccessor(*cluster, part, old_pid), 0);
-      // The next part goes once this one serves again.
+      // The next part goes once all serve again and streams have ended.
       Await("all groups serve", [&] { return MetricSum(cluster->metrics_address(), "outrider_groups_serving") == 2; });
+      Await("streams go on", [&] { return clients.num_complete() > num_complete + 1; });
     }
-    load.AwaitRounds(1);
-    load.Stop();
   }
-  // The router too, while nobody streams: its clients would have to come again.
-  const pid_t router = OnlyChild(*cluster, {"router", "--grpc-port"});
-  ::kill(router, SIGTERM);
-  ASSERT_GT(AwaitSuccessor(*cluster, {"router", "--grpc-port"}, router), 0);
-  Await("the router knows its groups again",
-        [&] { return MetricSum(cluster->metrics_address(), "outrider_groups_serving") == 2; });
-  EXPECT_EQ(Ids(Generate(*cluster, Requests(true), kNumStreams)).size(), size_t{kNumStreams});
+  clients.Stop();
   EXPECT_EQ(MetricSum(cluster->metrics_address(), "outrider_process_crashes_total"), 0) << "a part did not exit with 0";
-  EXPECT_EQ(MetricSum(cluster->metrics_address(), "outrider_unit_restarts_total"), kNumRestarts + 1);
+  EXPECT_EQ(MetricSum(cluster->metrics_address(), "outrider_unit_restarts_total"), kNumRounds * parts.size());
   EXPECT_TRUE(cluster->Stop());
+  EXPECT_GT(clients.num_sent_again(), 0) << "the router's restarts were not noticed";
+  std::ifstream file(request_log);
+  std::stringstream log;
+  log << file.rdbuf();
+  const std::vector<std::string> wrong = CheckLedger(log.str(), clients.outcomes());
+  EXPECT_TRUE(wrong.empty()) << absl::StrJoin(wrong, "\n");
+  std::printf("%d streams complete, %d times sent again\n", clients.num_complete(), clients.num_sent_again());
 }
 
 TEST(Faults, AFullDiskForLogsStopsNothing) {
