@@ -51,6 +51,8 @@ step "packages"
 deploy/setup.sh packages
 step "model"
 deploy/setup.sh model
+step "tools"
+deploy/setup.sh tools
 step "tests"
 run_tests "${targets[@]}"
 if $sanitizers; then

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/process_metrics.h"
 #include "base/status_macros.h"
 
 namespace outrider {
@@ -26,6 +27,7 @@ void Gauge::Set(double value) { gauge_->Set(value); }
 double Gauge::value() const { return gauge_->Value(); }
 
 void Histogram::Observe(double value) { histogram_->Observe(value); }
+void Histogram::ObserveMany(const std::vector<double>& counts, double sum) { histogram_->ObserveMultiple(counts, sum); }
 uint64_t Histogram::count() const { return histogram_->Collect().histogram.sample_count; }
 double Histogram::sum() const { return histogram_->Collect().histogram.sample_sum; }
 
@@ -57,10 +59,12 @@ Histogram MetricsRegistry::AddHistogram(const std::string& name, const std::stri
 
 std::string MetricsRegistry::ToText() const {
   // The log knows no registry; what it lost is told here.
-  return absl::StrCat(prometheus::TextSerializer().Serialize(registry_->Collect()),
-                      "# HELP outrider_log_lines_lost_total Log lines that could not be written.\n",
-                      "# TYPE outrider_log_lines_lost_total counter\n", "outrider_log_lines_lost_total ",
-                      NumLogLinesLost(), "\n");
+  std::string page = prometheus::TextSerializer().Serialize(registry_->Collect());
+  absl::StrAppend(&page, "# HELP outrider_log_lines_lost_total Log lines that could not be written.\n",
+                  "# TYPE outrider_log_lines_lost_total counter\n", "outrider_log_lines_lost_total ", NumLogLinesLost(),
+                  "\n", ProcessMetrics());
+  if (more_) page += more_(page);
+  return page;
 }
 
 Page LivenessPage(const ProcessHealth* health) {

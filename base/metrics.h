@@ -8,9 +8,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -54,6 +56,9 @@ class Gauge {
 class Histogram {
  public:
   void Observe(double value);
+  // As many observations a bucket, the one beyond the last bound included; all of them together sum up to `sum`.
+  // REQUIRES: counts.size() is the number of bounds + 1.
+  void ObserveMany(const std::vector<double>& counts, double sum);
   uint64_t count() const;
   double sum() const;
 
@@ -82,10 +87,14 @@ class MetricsRegistry {
   Histogram AddHistogram(const std::string& name, const std::string& help, const std::vector<double>& bucket_bounds,
                          const MetricLabels& labels = {});
 
-  // The page as Prometheus reads it (text format 0.0.4).
+  // What `more` makes of the page follows it, at each scrape. Call before the page is served.
+  void AppendToText(std::function<std::string(const std::string& page)> more) { more_ = std::move(more); }
+
+  // The page as Prometheus reads it (text format 0.0.4): the metrics above, what the log lost, and process_*.
   std::string ToText() const;
 
  private:
+  std::function<std::string(const std::string& page)> more_;
   const std::shared_ptr<prometheus::Registry> registry_;
 };
 

@@ -32,6 +32,25 @@ TEST(Histogram, CountsAndSums) {
   EXPECT_DOUBLE_EQ(h.sum(), 0.75);
 }
 
+TEST(Histogram, TakesManyAtOnce) {
+  MetricsRegistry registry;
+  Histogram h = registry.AddHistogram("x_tokens", "X.", {1, 8});
+  h.ObserveMany({2, 0, 1}, 30);
+  EXPECT_EQ(h.count(), 3u);
+  EXPECT_DOUBLE_EQ(h.sum(), 30);
+  EXPECT_NE(registry.ToText().find("outrider_x_tokens_bucket{le=\"8\"} 2\n"), std::string::npos);
+}
+
+TEST(MetricsRegistry, LetsTheirOwnerSayMoreOfThePage) {
+  MetricsRegistry registry;
+  registry.AddGauge("a", "A.").Set(1);
+  registry.AppendToText(
+      [](const std::string& page) { return page.find("outrider_a 1\n") == std::string::npos ? "" : "seen 1\n"; });
+  const std::string text = registry.ToText();
+  EXPECT_EQ(text.substr(text.size() - 7), "seen 1\n");
+  EXPECT_NE(text.find("\nprocess_cpu_seconds_total "), std::string::npos);
+}
+
 TEST(MetricsServer, NamesThePortThatIsInUse) {
   MetricsRegistry registry;
   auto first = MetricsServer::Start("127.0.0.1", 0, registry);

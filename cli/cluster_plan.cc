@@ -53,6 +53,10 @@ absl::Status Validate(const ClusterOptions& options) {
   if (!IsOneOf(options.log_format, {"text", "json"})) {
     return absl::InvalidArgumentError(absl::StrCat("--log-format '", options.log_format, "' is none of text, json"));
   }
+  if (!IsOneOf(options.metrics_compat, {"vllm", "none"})) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--metrics-compat '", options.metrics_compat, "' is none of vllm, none"));
+  }
   uint32_t lookahead;
   if (options.lookahead != "auto" && (!absl::SimpleAtoi(options.lookahead, &lookahead) || lookahead > 32)) {
     return absl::InvalidArgumentError(
@@ -85,7 +89,7 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
   std::vector<UnitPlan> units;
   ProcessPlan router{"router",
                      {"router", flag("host", options.host), flag("grpc-port", options.grpc_port),
-                      flag("cluster-host", cluster_address)}};
+                      flag("cluster-host", cluster_address), flag("metrics-compat", options.metrics_compat)}};
   if (!options.tls_certificate.empty()) router.args.push_back(flag("tls-certificate", options.tls_certificate));
   if (!options.tls_private_key.empty()) router.args.push_back(flag("tls-private-key", options.tls_private_key));
   if (!options.tls_authorities.empty()) router.args.push_back(flag("tls-authorities", options.tls_authorities));

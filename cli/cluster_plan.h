@@ -31,6 +31,7 @@ struct ClusterOptions {
   std::string host = "127.0.0.1";
   uint32_t grpc_port = 9000;
   uint32_t metrics_port = 9100;
+  std::string metrics_compat = "vllm";
   std::string log_format = "text";
   // For benches: recorded outputs that draft workers draft, and the share of them that is right (DraftConfig.replay).
   std::string draft_replay;

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <fstream>
+#include <map>
 #include <set>
 #include <sstream>
 
@@ -14,6 +15,8 @@
 #include "absl/strings/str_replace.h"
 #include "base/status_macros.h"
 #include "cli/config_schema.h"
+#include "cli/leader_worker_set.h"
+#include "proto/config.pb.h"
 
 namespace outrider {
 namespace {
@@ -141,6 +144,11 @@ absl::Status LoadConfig(const ConfigSources& sources, Message* config, SettingOr
     RETURN_IF_ERROR(SetFromText(flag, name, value, config));
     told[name] = {SettingOrigin::Source::kFlag, flag};
   }
+  auto* const target = dynamic_cast<v1::TargetConfig*>(config);
+  if (target == nullptr || !sources.variable) return absl::OkStatus();
+  std::map<std::string, std::string> taken;
+  RETURN_IF_ERROR(ApplyLeaderWorkerSet(sources.variable, *target, taken));
+  for (const auto& [name, variable] : taken) told[name] = {SettingOrigin::Source::kEnvironment, variable};
   return absl::OkStatus();
 }
 

@@ -31,7 +31,8 @@ struct SettingOrigin {
 // By setting name; a setting that is not in it has its default.
 using SettingOrigins = std::map<std::string, SettingOrigin>;
 
-// Fills `config`, a message of config.proto, over its defaults; `origins` says from where, unless it is null.
+// Fills `config`, a message of config.proto, over its defaults; `origins` says from where, unless it is null. In a pod
+// of a LeaderWorkerSet its variables count too (cli/leader_worker_set.h), below all of these.
 absl::Status LoadConfig(const ConfigSources& sources, google::protobuf::Message* config,
                         SettingOrigins* origins = nullptr);
 

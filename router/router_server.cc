@@ -12,6 +12,8 @@
 #include "base/listening.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "router/stats_line.h"
+#include "router/vllm_aliases.h"
 
 namespace outrider::router {
 namespace {
@@ -31,6 +33,10 @@ TlsFiles TlsOf(const v1::RouterConfig& config) {
 }
 
 absl::Status CheckConfig(const v1::RouterConfig& config) {
+  if (config.metrics_compat() != "vllm" && config.metrics_compat() != "none") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("metrics_compat is '", config.metrics_compat(), "'; it may be vllm or none"));
+  }
   if (config.grpc_port() > 65535 || config.metrics_port() > 65535) {
     return absl::InvalidArgumentError(absl::StrCat(
         "grpc_port = ", config.grpc_port(), " and metrics_port = ", config.metrics_port(), ": ports are 0 to 65535"));
@@ -155,6 +161,7 @@ absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::Rout
 
   auto registry = std::make_unique<MetricsRegistry>();
   auto metrics = std::make_unique<RouterMetrics>(*registry);
+  if (config.metrics_compat() == "vllm") registry->AppendToText(VllmAliases);
   ASSIGN_OR_RETURN(std::unique_ptr<RequestLog> request_log, RequestLog::Open(config.request_log(), metrics.get()));
   std::unique_ptr<RouterServer> router(
       new RouterServer(config, std::move(links), std::move(registry), std::move(metrics), std::move(request_log)));
@@ -219,7 +226,11 @@ void RouterServer::WatchHealth() {
   grpc::HealthCheckServiceInterface* const health = server_->GetHealthCheckService();
   bool told = false;
   bool told_live = false;
+  StatsLine stats(clock_.Now());
   while (true) {
+    if (const TimePoint now = clock_.Now(); stats.IsDue(now)) {
+      if (const auto line = stats.Tell(now, metrics_->CurrentTraffic())) LogInfo(*line);
+    }
     if (const bool live = dispatcher_.Turns(); live != told_live) {
       health->SetServingStatus(kLivenessService, live);
       told_live = live;

@@ -289,6 +289,9 @@ absl::Status RunLeader(const v1::TargetConfig& config, const LinkSecurity& links
     status->set_sequences_waiting(static_cast<uint32_t>(load.num_waiting));
     status->set_outstanding_tokens(static_cast<uint64_t>(load.num_outstanding_tokens));
     status->set_kv_cache_used_ratio(load.kv_used_ratio);
+    status->set_block_size(config.block_size());
+    status->set_num_kv_blocks(static_cast<uint32_t>(group->num_kv_blocks()));
+    EngineTotalsToProto(load.totals, status->mutable_totals());
     for (const DraftLink::Status& link : draft_connections.Statuses()) {
       v1::DraftLinkStatus* const told = status->add_draft_links();
       told->set_worker_id(link.worker_id);

@@ -22,15 +22,19 @@ double Growth(T now, T& told) {
 
 EngineMetrics::EngineMetrics(MetricsRegistry& registry)
     : registry_(registry),
-      queue_seconds_(registry.AddHistogram("request_queue_seconds", "From receipt to the first step.",
+      queue_seconds_(registry.AddHistogram("sequence_queue_seconds", "From receipt to the first step.",
                                            ExponentialBuckets(1e-4, 2, 20))),
-      first_token_seconds_(registry.AddHistogram("time_to_first_token_seconds", "From receipt to the first token.",
+      first_token_seconds_(registry.AddHistogram("sequence_first_token_seconds", "From receipt to the first token.",
                                                  ExponentialBuckets(1e-3, 2, 18))),
-      inter_token_seconds_(registry.AddHistogram("inter_token_seconds", "Between output tokens of a sequence.",
+      inter_token_seconds_(registry.AddHistogram("sequence_inter_token_seconds", "Between output tokens of a sequence.",
                                                  ExponentialBuckets(1e-4, 2, 18))),
       step_seconds_{StepHistogram(registry, "prompt"), StepHistogram(registry, "decode"),
                     StepHistogram(registry, "verify")},
-      output_tokens_(registry.AddCounter("output_tokens_total", "Tokens committed.")),
+      step_positions_(registry.AddHistogram("step_positions", "Positions a step computed, over all its rows.",
+                                            {kStepTokenBounds.begin(), kStepTokenBounds.end()})),
+      lookahead_(registry.AddHistogram("lookahead_tokens", "Draft tokens a row was given room for, one a decoding row.",
+                                       {0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32})),
+      output_tokens_(registry.AddCounter("committed_tokens_total", "Tokens committed.")),
       slow_readers_(registry.AddCounter("slow_readers_cut_total", "Sequences ended since their reader was too slow.")),
       sequences_running_(registry.AddGauge("sequences_running", "Sequences that are computed.")),
       sequences_waiting_(registry.AddGauge("sequences_waiting", "Sequences that wait to be computed.")),
@@ -66,7 +70,7 @@ EngineMetrics::EngineMetrics(MetricsRegistry& registry)
 void EngineMetrics::RequestEnded(const char* outcome) {
   const auto known = requests_.find(outcome);
   if (known != requests_.end()) return known->second.Add();
-  Counter counter = registry_.AddCounter("requests_total", "Sequences that ended.", {{"outcome", outcome}});
+  Counter counter = registry_.AddCounter("sequences_total", "Sequences that ended.", {{"outcome", outcome}});
   counter.Add();
   requests_.emplace(outcome, counter);
 }
@@ -79,11 +83,19 @@ void EngineMetrics::NextTokens(int count, Duration since_last) {
 void EngineMetrics::StepTook(const StepPlan& plan, Duration elapsed) {
   bool computes_prompt = false;
   bool verifies = false;
+  int num_positions = 0;
   for (const Span& span : plan.spans) {
+    num_positions += span.num_committed_tokens + span.lookahead;
+    if (span.samples && span.num_committed_tokens == 1) lookahead_.Observe(span.lookahead);
     computes_prompt |= !span.samples || span.num_committed_tokens > 1;
     verifies |= span.lookahead > 0;
   }
   step_seconds_[computes_prompt ? 0 : verifies ? 2 : 1].Observe(Seconds(elapsed));
+  if (num_positions == 0) return;  // it only began or ended sequences
+  step_positions_.Observe(num_positions);
+  totals_.num_step_tokens += num_positions;
+  const auto bound = std::lower_bound(kStepTokenBounds.begin(), kStepTokenBounds.end(), num_positions);
+  ++totals_.steps_by_tokens[bound - kStepTokenBounds.begin()];
 }
 
 void EngineMetrics::Snapshot(int num_running, int num_waiting, double kv_used_ratio, double kv_cached_ratio) {
@@ -104,6 +116,12 @@ void EngineMetrics::Totals(const SchedulerStats& scheduler, const DraftStats& dr
   wait_misses_.Add(Growth(scheduler.num_draft_misses, told_scheduler_.num_draft_misses));
   wait_seconds_.Add(std::max(0.0, Seconds(scheduler.draft_wait_total - told_scheduler_.draft_wait_total)));
   told_scheduler_.draft_wait_total = scheduler.draft_wait_total;
+
+  totals_.num_preemptions = scheduler.num_preemptions;
+  totals_.num_rounds = scheduler.num_rounds;
+  static_assert(kMaxLookahead == kDraftPositionsMax);
+  totals_.draft_tokens = drafts.num_verified;
+  totals_.accepted_tokens = drafts.num_accepted;
 
   drafts_asked_.Add(Growth(drafts.num_requests, told_drafts_.num_requests));
   drafts_answered_.Add(Growth(drafts.num_answers, told_drafts_.num_answers));

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/engine_totals.h"
 #include "base/metrics.h"
 #include "worker/scheduler/scheduler.h"        // SchedulerStats
 #include "worker/speculation/draft_planner.h"  // DraftStats
@@ -38,6 +39,8 @@ class EngineMetrics {
   void Snapshot(int num_running, int num_waiting, double kv_used_ratio, double kv_cached_ratio);
   // Totals since the start; what grew since the last call is counted.
   void Totals(const SchedulerStats& scheduler, const DraftStats& drafts);
+  // All that was counted, as heartbeats tell it.
+  const EngineTotals& totals() const { return totals_; }
 
  private:
   static double Seconds(Duration d) { return std::chrono::duration<double>(d).count(); }
@@ -48,6 +51,8 @@ class EngineMetrics {
   Histogram first_token_seconds_;
   Histogram inter_token_seconds_;
   std::array<Histogram, 3> step_seconds_;  // prompt, decode, verify
+  Histogram step_positions_;
+  Histogram lookahead_;
   Counter output_tokens_;
   Counter slow_readers_;
   Gauge sequences_running_;
@@ -72,6 +77,7 @@ class EngineMetrics {
   std::vector<Counter> proposals_dropped_;      // by DropReason
   SchedulerStats told_scheduler_;
   DraftStats told_drafts_;
+  EngineTotals totals_;
 };
 
 }  // namespace outrider

@@ -309,6 +309,7 @@ void TargetEngine::Publish() {
   load.num_sources = static_cast<int>(sources_.size());
   metrics_.Snapshot(load.num_running, load.num_waiting, load.kv_used_ratio, load.kv_cached_ratio);
   metrics_.Totals(scheduler_.stats(), draft_planner_.stats());
+  load.totals = metrics_.totals();
   MutexLock lock(mu_);
   load_ = load;
 }

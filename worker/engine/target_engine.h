@@ -45,6 +45,7 @@ struct EngineLoad {
   float kv_used_ratio = 0;    // blocks of live sequences
   float kv_cached_ratio = 0;  // blocks that the prefix cache knows, of live sequences or of none
   int num_sources = 0;        // draft sources other than the in-process one
+  EngineTotals totals;
 };
 
 class TargetEngine {

@@ -256,4 +256,17 @@ void ProposalsFromProto(const v1::Proposal& proto, std::vector<DraftSource::Prop
   }
 }
 
+void EngineTotalsToProto(const EngineTotals& totals, v1::EngineTotals* proto) {
+  proto->set_preemptions(static_cast<uint64_t>(totals.num_preemptions));
+  proto->set_rounds(static_cast<uint64_t>(totals.num_rounds));
+  size_t num_positions = totals.draft_tokens.size();
+  while (num_positions > 0 && totals.draft_tokens[num_positions - 1] == 0) --num_positions;
+  for (size_t i = 0; i < num_positions; ++i) {
+    proto->add_draft_tokens(static_cast<uint64_t>(totals.draft_tokens[i]));
+    proto->add_accepted_tokens(static_cast<uint64_t>(totals.accepted_tokens[i]));
+  }
+  proto->set_step_tokens(static_cast<uint64_t>(totals.num_step_tokens));
+  for (const int64_t count : totals.steps_by_tokens) proto->add_steps_by_tokens(static_cast<uint64_t>(count));
+}
+
 }  // namespace outrider

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/engine_totals.h"
+#include "proto/cluster.pb.h"
 #include "proto/common.pb.h"
 #include "proto/draft.pb.h"
 #include "proto/target.pb.h"
@@ -28,6 +30,7 @@ void ParamsToProto(const SamplingParams& params, v1::SamplingParams* proto);
 absl::StatusOr<Request> RequestFromProto(const v1::Submit& proto, TimePoint received);
 void LaneEventToProto(const LaneEvent& event, v1::TargetEvent* proto);
 
+void EngineTotalsToProto(const EngineTotals& totals, v1::EngineTotals* proto);
 void UsageToProto(const Usage& usage, v1::Usage* proto);
 v1::FinishReason FinishReasonToProto(FinishReason reason);
 void LogprobsToProto(const TokenLogprobs& logprobs, v1::TokenLogprobs* proto);
