@@ -135,7 +135,7 @@ absl::StatusOr<std::map<std::string, double>> ParseGoodput(const std::vector<std
 
 DraftCounters ReadDraftCounters(const std::string& metrics_page) {
   DraftCounters vllm, ours;
-  bool has_vllm = false;
+  bool has_ours = false;
   for (const absl::string_view line : absl::StrSplit(metrics_page, '\n')) {
     const size_t space = line.rfind(' ');
     double value = 0;
@@ -151,17 +151,18 @@ DraftCounters ReadDraftCounters(const std::string& metrics_page) {
     }
     const int64_t count = static_cast<int64_t>(value);
     if (name == "vllm:spec_decode_num_drafts_total") {
-      has_vllm = true;
       vllm.num_drafts += count;
     } else if (name == "vllm:spec_decode_num_accepted_tokens_per_pos_total" && position >= 0) {
       vllm.accepted_by_position[position] += count;
     } else if (name == "outrider_draft_rounds_total") {
+      has_ours = true;
       ours.num_drafts += count;
     } else if (name == "outrider_draft_tokens_accepted_total" && position >= 1) {
       ours.accepted_by_position[position - 1] += count;
     }
   }
-  return has_vllm ? vllm : ours;
+  // What the router shows under vLLM's names comes with heartbeats, later than what groups count themselves.
+  return has_ours ? ours : vllm;
 }
 
 SpeculationFigures Speculation(const std::vector<BenchRecord>& records, const DraftCounters& before,

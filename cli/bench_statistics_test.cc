@@ -177,9 +177,11 @@ TEST(BenchStatistics, DraftCountersAreReadFromOurPageOrVllms) {
   DraftCounters counters = ReadDraftCounters(ours);
   EXPECT_EQ(counters.num_drafts, 10);
   EXPECT_EQ(counters.accepted_by_position, (std::map<int, int64_t>{{0, 5}, {1, 2}}));
-  counters = ReadDraftCounters(ours +
-                               "vllm:spec_decode_num_drafts_total{model_name=\"m\"} 3.0\n"
-                               "vllm:spec_decode_num_accepted_tokens_per_pos_total{position=\"0\"} 2.0\n");
+  const std::string vllm =
+      "vllm:spec_decode_num_drafts_total{model_name=\"m\"} 3.0\n"
+      "vllm:spec_decode_num_accepted_tokens_per_pos_total{position=\"0\"} 2.0\n";
+  EXPECT_EQ(ReadDraftCounters(ours + vllm).num_drafts, 10);
+  counters = ReadDraftCounters(vllm);
   EXPECT_EQ(counters.num_drafts, 3);
   EXPECT_EQ(counters.accepted_by_position, (std::map<int, int64_t>{{0, 2}}));
   EXPECT_EQ(ReadDraftCounters("").num_drafts, 0);

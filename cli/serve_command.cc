@@ -85,17 +85,19 @@ uint32_t GaugeOn(const std::string& page, const std::string& name) {
   return 0;
 }
 
-// Waits until every group serves and, within a bound, every draft worker is there, by the router's metrics. False once
+// Waits until every group serves and, within a bound, every draft worker is there, by the router's pages. False once
 // `stopped`.
 bool AwaitReady(const ClusterOptions& options, const std::string& router_pages, const std::atomic<bool>& stopped) {
   const uint32_t num_draft_workers = options.draft_model.empty() ? 0 : options.draft_workers;
   TimePoint groups_ready_at{}, told_at = std::chrono::steady_clock::now();
   for (; !stopped; std::this_thread::sleep_for(kPollInterval)) {
-    const std::vector<absl::StatusOr<Page>> pages = FetchPages({{router_pages, "/metrics"}}, kPageBound);
-    const std::string page = pages[0].ok() ? pages[0]->body : "";
+    const std::vector<absl::StatusOr<Page>> pages =
+        FetchPages({{router_pages, "/readyz"}, {router_pages, "/metrics"}}, kPageBound);
+    const bool router_ready = pages[0].ok() && pages[0]->status == 200;
+    const std::string page = pages[1].ok() ? pages[1]->body : "";
     const uint32_t num_groups_now = GaugeOn(page, "groups_serving"), num_drafts_now = GaugeOn(page, "draft_workers");
     const TimePoint now = std::chrono::steady_clock::now();
-    if (num_groups_now >= options.groups) {
+    if (router_ready && num_groups_now >= options.groups) {
       if (num_drafts_now >= num_draft_workers) return true;
       if (groups_ready_at == TimePoint{}) groups_ready_at = now;
       if (now - groups_ready_at > kDraftWaitMax) {

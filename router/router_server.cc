@@ -190,7 +190,7 @@ absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::Rout
   router->health_.Set([r = router.get()] { return r->dispatcher_.Turns() ? "" : "the dispatcher does not turn"; },
                       [r = router.get()] {
                         if (r->calls_.draining()) return "draining";
-                        return r->dispatcher_.Serving() ? "" : "no group takes requests";
+                        return r->told_serving_ ? "" : "no group takes requests";
                       });
   router->health_thread_ = std::thread([r = router.get()] { r->WatchHealth(); });
   LogInfo("listens on ", router->grpc_address_, config.tls_certificate().empty() ? "" : " (TLS)",
@@ -224,7 +224,6 @@ RouterServer::~RouterServer() {
 
 void RouterServer::WatchHealth() {
   grpc::HealthCheckServiceInterface* const health = server_->GetHealthCheckService();
-  bool told = false;
   bool told_live = false;
   StatsLine stats(clock_.Now());
   while (true) {
@@ -236,10 +235,10 @@ void RouterServer::WatchHealth() {
       told_live = live;
     }
     const bool serving = !calls_.draining() && dispatcher_.Serving();
-    if (serving != told) {
+    if (serving != told_serving_) {
       for (const char* service : kServices) health->SetServingStatus(service, serving);
       LogInfo(serving ? "serves" : "does not serve now");
-      told = serving;
+      told_serving_ = serving;
     }
     MutexLock lock(mu_);
     const TimePoint next = clock_.Now() + kHealthInterval;

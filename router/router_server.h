@@ -7,6 +7,7 @@
 // Thread safety: all methods, from any thread.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <thread>
@@ -71,6 +72,7 @@ class RouterServer {
   InferenceService inference_service_;
   ClusterService cluster_service_;
   ProcessHealth health_;
+  std::atomic<bool> told_serving_{false};  // what grpc.health.v1 says, so that the health pages say the same
   std::unique_ptr<MetricsServer> metrics_server_;
   std::string grpc_address_;
   std::string cluster_address_;

@@ -7,8 +7,10 @@ import copy
 import glob
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 
 ROOT = os.path.dirname(os.path.realpath("WORKSPACE"))
 TOOLS = os.path.join(ROOT, ".cache/tools")
@@ -174,7 +176,10 @@ def check_the_checks(documents):
 def main():
     overlays = sorted(glob.glob("deploy/kubernetes/overlays/*"))
     assert len(overlays) == 8, overlays
-    rendered = {os.path.basename(folder): render(folder) for folder in overlays}
+    with tempfile.TemporaryDirectory() as copy_of:
+        # Bazel's tree is one of links, which kubectl does not follow out of the folder.
+        shutil.copytree("deploy", os.path.join(copy_of, "deploy"))
+        rendered = {os.path.basename(folder): render(os.path.join(copy_of, folder)) for folder in overlays}
     failed = False
     for name, documents in rendered.items():
         problems = problems_of(documents)
