@@ -17,7 +17,9 @@ inline constexpr std::array<double, 13> kStepTokenBounds = {1,   8,    16,   32,
 
 struct EngineTotals {
   int64_t num_preemptions = 0;
-  int64_t num_rounds = 0;                                     // rows that verified a draft
+  int64_t num_rounds = 0;         // rows that verified a draft
+  int64_t num_hidden_rounds = 0;  // of them, those whose draft was there without a wait
+  int64_t num_committed_tokens = 0;
   std::array<int64_t, kDraftPositionsMax> draft_tokens{};     // verified, by position
   std::array<int64_t, kDraftPositionsMax> accepted_tokens{};  // of them
   int64_t num_step_tokens = 0;                                // positions computed

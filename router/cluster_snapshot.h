@@ -24,13 +24,14 @@ struct GroupLoad {
   int64_t num_tokens = 0;  // prompt tokens to compute and output tokens that may come
 };
 
-// What a group says of itself, for metrics; policies do not look at it.
+// What a group says of itself, to be shown; policies do not look at it.
 struct GroupUsage {
   int sequences_running = 0;
   int sequences_waiting = 0;
   float kv_cache_used_ratio = 0;  // blocks of live sequences
   int block_size = 0;             // tokens
   int num_kv_blocks = 0;
+  int num_ranks = 0;  // 0: it does not say
   EngineTotals totals;
 };
 
@@ -58,6 +59,7 @@ struct GroupView {
   uint32_t life = 0;                       // a number of this life of the group alone, from 1
   GroupLoad own;                           // of this router's open attempts
   std::vector<DraftLinkView> draft_links;  // also to workers that it was paired with before and that live
+  GroupUsage usage;                        // as of its last heartbeat
   GroupLoad foreign;  // what its last heartbeat told beyond `own` of then: the load of other routers
 
   bool usable() const { return serving && connected && !draining; }
@@ -88,7 +90,10 @@ struct DraftWorkerView {
   std::string tokenizer_fingerprint;
   int max_sequences = 0;
   bool draining = false;
-  double queue_ms = 0;  // what waits there takes so long, by its own speed; smoothed over heartbeats
+  int num_sequences = 0;  // that it drafts for
+  int num_queued_tokens = 0;
+  double tokens_per_second = 0;  // 0: not measured yet
+  double queue_ms = 0;           // what waits there takes so long, by its own speed; smoothed over heartbeats
 };
 
 // What requests ask of a group; groups of one cluster are of few kinds.

@@ -117,6 +117,7 @@ class DispatchQueue {
 
   // --- What there is.
   const ClusterSnapshot& snapshot() const { return registry_.snapshot(); }
+  const DraftPairing& pairing() const { return registry_.pairing(); }
   const Options& options() const { return options_; }
   int max_model_len() const { return registry_.max_model_len(); }
   int num_requests() const { return admission_.num_requests(); }

@@ -322,6 +322,16 @@ ClusterCounts Dispatcher::Counts() const {
   return counts;
 }
 
+ClusterState Dispatcher::State() const {
+  MutexLock lock(mu_);
+  const ClusterSnapshot& cluster = queue_.snapshot();
+  return {.groups = cluster.groups,
+          .draft_workers = cluster.draft_workers,
+          .pairing = queue_.pairing(),
+          .num_requests_waiting = queue_.num_requests(),
+          .num_tokens_waiting = queue_.num_tokens()};
+}
+
 bool Dispatcher::Serving() const { return Counts().num_groups_serving > 0 && Turns(); }
 
 bool Dispatcher::Turns() const {

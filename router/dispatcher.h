@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "router/cluster_state.h"
 #include "router/dispatch_queue.h"
 #include "router/model_store.h"
 #include "router/router_metrics.h"
@@ -88,6 +89,7 @@ class Dispatcher {
   // The greatest context of the groups; the model's own if none is there now.
   int MaxModelLen(const ServedModel& model) const;
   ClusterCounts Counts() const;
+  ClusterState State() const;
   // At least one group takes requests, and the dispatcher's thread turns.
   bool Serving() const;
   bool Turns() const;

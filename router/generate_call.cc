@@ -188,7 +188,7 @@ void GenerateCall::OnTargetEvent(v1::TargetEvent& event) {
         const v1::Tokens& tokens = event.tokens();
         lifecycle_.OnTokens(attempt_id, event.lane(), tokens.first_output_index(),
                             absl::MakeConstSpan(tokens.token_ids().data(), tokens.token_ids_size()),
-                            FromProto(tokens.logprobs()), now, commands);
+                            FromProto(tokens.logprobs()), now, commands, tokens.num_accepted());
         break;
       }
       case v1::TargetEvent::kFinished: {

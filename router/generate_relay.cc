@@ -9,16 +9,17 @@
 namespace outrider::router {
 namespace {
 
-// Bytes of an id and of a logprob entry on the wire, at most: what the buffer's bound counts.
+// Bytes of an id, of a logprob entry and of an origin on the wire, at most: what the buffer's bound counts.
 constexpr size_t kIdBytes = 4;
 constexpr size_t kLogprobBytes = 12;
+constexpr size_t kOriginBytes = 8;
 
 bool Contains(const std::vector<TokenId>& ids, TokenId id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
 size_t PendingBytes(const ClientEvent& event) {
-  size_t num_bytes = event.token_ids.size() * kIdBytes + event.text.size();
+  size_t num_bytes = event.token_ids.size() * kIdBytes + event.text.size() + event.origins.size() * kOriginBytes;
   for (const RelayedLogprobs& logprobs : event.logprobs) num_bytes += kLogprobBytes * (1 + logprobs.top.size());
   return num_bytes;
 }
@@ -60,14 +61,20 @@ void GenerateRelay::AppendText(Lane& lane, absl::string_view text) {
   NotePending(lane);
 }
 
-void GenerateRelay::TakeToken(Lane& lane, TokenId id) {
+void GenerateRelay::TakeToken(Lane& lane, TokenId id, bool draft) {
   lane.output_token_ids.push_back(id);
   lane.pending.token_ids.push_back(id);
   pending_bytes_ += kIdBytes;
   ++num_output_tokens_;
   NotePending(lane);
-  if (tokenizer_ == nullptr || IsEnding(id)) return;
-  const text::StopMatcher::Result result = lane.stop_matcher.Push(lane.decoder.Push(id));
+  const bool has_text = tokenizer_ != nullptr && !IsEnding(id);
+  const std::string text = has_text ? lane.decoder.Push(id) : std::string();
+  if (request_->return_token_origins) {
+    lane.pending.origins.push_back({.draft = draft, .text_bytes = static_cast<uint32_t>(text.size())});
+    pending_bytes_ += kOriginBytes;
+  }
+  if (!has_text) return;
+  const text::StopMatcher::Result result = lane.stop_matcher.Push(text);
   AppendText(lane, result.text);
   if (result.match.has_value()) {
     lane.state = LaneState::kStopping;
@@ -77,7 +84,8 @@ void GenerateRelay::TakeToken(Lane& lane, TokenId id) {
 
 GenerateRelay::TokensOutcome GenerateRelay::OnTokens(uint32_t lane_index, uint32_t first_output_index,
                                                      absl::Span<const TokenId> token_ids,
-                                                     std::vector<RelayedLogprobs> logprobs, TimePoint now) {
+                                                     std::vector<RelayedLogprobs> logprobs, TimePoint now,
+                                                     uint32_t num_accepted) {
   TokensOutcome outcome;
   const auto fail = [&](const std::string& message) {
     outcome.status = absl::InternalError(absl::StrCat("the target group broke the protocol: ", message));
@@ -96,6 +104,9 @@ GenerateRelay::TokensOutcome GenerateRelay::OnTokens(uint32_t lane_index, uint32
   if (wants_logprobs && logprobs.size() != token_ids.size()) {
     return fail(absl::StrCat(logprobs.size(), " logprobs for ", token_ids.size(), " tokens"));
   }
+  if (num_accepted > token_ids.size()) {
+    return fail(absl::StrCat(num_accepted, " accepted draft tokens among ", token_ids.size(), " tokens"));
+  }
   const size_t num_repeated = std::min<size_t>(num_known - first_output_index, token_ids.size());
   for (size_t i = 0; i < num_repeated; ++i) {
     if (token_ids[i] != lane.output_token_ids[first_output_index + i]) {
@@ -112,7 +123,7 @@ GenerateRelay::TokensOutcome GenerateRelay::OnTokens(uint32_t lane_index, uint32
       pending_bytes_ += kLogprobBytes * (1 + logprobs[i].top.size());
       lane.pending.logprobs.push_back(std::move(logprobs[i]));
     }
-    TakeToken(lane, token_ids[i]);
+    TakeToken(lane, token_ids[i], /*draft=*/i < num_accepted);
     ++outcome.num_taken;
   }
   if (outcome.num_taken == 0) return outcome;
@@ -213,12 +224,14 @@ bool GenerateRelay::TakeNext(ClientEvent* event) {
   event->token_ids.clear();
   event->text.clear();
   event->logprobs.clear();
+  event->origins.clear();
   event->end.reset();
   if (!pending.token_ids.empty() || !pending.text.empty()) {
     pending_bytes_ -= PendingBytes(pending);
     std::swap(event->token_ids, pending.token_ids);
     std::swap(event->text, pending.text);
     std::swap(event->logprobs, pending.logprobs);
+    std::swap(event->origins, pending.origins);
     if (pending.end.has_value()) return true;
   } else {
     std::swap(event->end, pending.end);

@@ -55,6 +55,13 @@ struct RelayedLogprobs {
   std::vector<std::pair<TokenId, float>> top;
 };
 
+// As inference.proto's TokenOrigin.
+struct TokenOrigin {
+  bool draft = false;
+  uint32_t text_bytes = 0;
+  friend bool operator==(const TokenOrigin&, const TokenOrigin&) = default;
+};
+
 // In ms. `queue` is from arrival to the first step, `first_token` from arrival, `decode` from the first token to the
 // last, `total` from arrival to the end.
 struct RelayTiming {
@@ -77,6 +84,7 @@ struct ClientEvent {
   std::vector<TokenId> token_ids;
   std::string text;
   std::vector<RelayedLogprobs> logprobs;
+  std::vector<TokenOrigin> origins;  // one an id, if asked for
   std::optional<End> end;
 };
 
@@ -97,9 +105,9 @@ class GenerateRelay {
     // Since the lane's tokens before; nothing for its first.
     std::optional<Duration> gap;
   };
-  // `logprobs` is empty or has one entry an id.
+  // `logprobs` is empty or has one entry an id. The first `num_accepted` ids were draft tokens.
   TokensOutcome OnTokens(uint32_t lane, uint32_t first_output_index, absl::Span<const TokenId> token_ids,
-                         std::vector<RelayedLogprobs> logprobs, TimePoint now);
+                         std::vector<RelayedLogprobs> logprobs, TimePoint now, uint32_t num_accepted = 0);
   absl::Status OnFinished(uint32_t lane, EndReason reason, const LaneUsage& usage, double queue_ms, TimePoint now);
 
   // --- The group is gone. Choices that lacked only the group's confirmation of their end are finished; LanesToRun()
@@ -145,7 +153,7 @@ class GenerateRelay {
   };
 
   bool IsEnding(TokenId id) const;
-  void TakeToken(Lane& lane, TokenId id);
+  void TakeToken(Lane& lane, TokenId id, bool draft);
   void AppendText(Lane& lane, absl::string_view text);
   void NotePending(Lane& lane);
   void End(Lane& lane, EndReason reason, LaneUsage usage, double queue_ms, TimePoint now);

@@ -34,6 +34,7 @@ struct Seen {
   std::vector<TokenId> ids;
   std::string text;
   std::vector<RelayedLogprobs> logprobs;
+  std::vector<TokenOrigin> origins;
   std::optional<ClientEvent::End> end;
 };
 
@@ -46,6 +47,7 @@ std::vector<Seen> TakeAll(GenerateRelay& relay, std::vector<Seen> seen = {}) {
     choice.ids.insert(choice.ids.end(), event.token_ids.begin(), event.token_ids.end());
     choice.text += event.text;
     choice.logprobs.insert(choice.logprobs.end(), event.logprobs.begin(), event.logprobs.end());
+    choice.origins.insert(choice.origins.end(), event.origins.begin(), event.origins.end());
     choice.end = event.end;
   }
   EXPECT_EQ(relay.pending_bytes(), 0);
@@ -191,6 +193,39 @@ TEST(GenerateRelay, RelaysLogprobsOneATokenAndOnlyOfNewTokens) {
   const std::vector<Seen> seen = TakeAll(relay);
   ASSERT_EQ(seen[0].logprobs.size(), 3);
   EXPECT_EQ(seen[0].logprobs[2].logprob, -3);
+}
+
+TEST(GenerateRelay, TellsWhoProposedEachTokenAndHowMuchTextItAdded) {
+  ResolvedRequest request = Request({"xyz"});
+  request.return_token_origins = true;
+  GenerateRelay relay(&request, &Bytes(), kStart, kBigBuffer);
+  // A character of two bytes is complete with its second; "x" is held back, which changes no token's text.
+  std::vector<TokenId> ids = IdsOf("a\xc3\xa9x");
+  ids.push_back(kEndId);
+  EXPECT_TRUE(relay.OnTokens(0, 0, absl::MakeConstSpan(ids).first(3), {}, kStart, /*num_accepted=*/2).status.ok());
+  // Of what comes again only what is new is told.
+  EXPECT_TRUE(relay.OnTokens(0, 1, absl::MakeConstSpan(ids).subspan(1), {}, kStart, /*num_accepted=*/3).status.ok());
+  EXPECT_TRUE(relay.OnFinished(0, EndReason::kEndToken, {.output_tokens = 5}, 0, kStart).ok());
+  const std::vector<Seen> seen = TakeAll(relay);
+  ASSERT_EQ(seen.size(), 1);
+  EXPECT_EQ(seen[0].ids, ids);
+  EXPECT_EQ(seen[0].text, "a\xc3\xa9x");
+  const std::vector<TokenOrigin> expected = {{true, 1}, {true, 0}, {false, 2}, {true, 1}, {false, 0}};
+  EXPECT_EQ(seen[0].origins, expected);
+}
+
+TEST(GenerateRelay, RefusesMoreAcceptedTokensThanTokens) {
+  const ResolvedRequest request = Request();
+  GenerateRelay relay(&request, &Bytes(), kStart, kBigBuffer);
+  EXPECT_EQ(relay.OnTokens(0, 0, IdsOf("ab"), {}, kStart, /*num_accepted=*/3).status.code(),
+            absl::StatusCode::kInternal);
+}
+
+TEST(GenerateRelay, TellsNoOriginsUnasked) {
+  const ResolvedRequest request = Request();
+  GenerateRelay relay(&request, &Bytes(), kStart, kBigBuffer);
+  EXPECT_TRUE(relay.OnTokens(0, 0, IdsOf("ab"), {}, kStart, /*num_accepted=*/1).status.ok());
+  EXPECT_TRUE(TakeAll(relay)[0].origins.empty());
 }
 
 TEST(GenerateRelay, CutsAStreamWhoseClientDoesNotRead) {

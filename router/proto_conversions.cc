@@ -97,6 +97,7 @@ RequestInput ViewOf(const v1::GenerateRequest& request) {
   if (request.has_lookahead()) input.lookahead = request.lookahead();
   if (request.has_acceptance()) input.acceptance = static_cast<int32_t>(request.acceptance());
   input.priority = request.priority();
+  input.return_token_origins = request.return_token_origins();
   if (request.has_skip_special_tokens()) input.skip_special_tokens = request.skip_special_tokens();
   return input;
 }
@@ -165,6 +166,11 @@ void ToProto(ClientEvent& event, const std::string& numerics_id, v1::GenerateRes
       entry.set_logprob(logprob);
     }
   }
+  for (const TokenOrigin& origin : event.origins) {
+    v1::TokenOrigin& out = *delta.add_origins();
+    out.set_draft(origin.draft);
+    out.set_text_bytes(origin.text_bytes);
+  }
 }
 
 std::vector<RelayedLogprobs> FromProto(const google::protobuf::RepeatedPtrField<v1::TokenLogprobs>& logprobs) {
@@ -228,6 +234,8 @@ EngineTotals FromProto(const v1::EngineTotals& totals) {
   EngineTotals out;
   out.num_preemptions = ToInt64(totals.preemptions());
   out.num_rounds = ToInt64(totals.rounds());
+  out.num_hidden_rounds = ToInt64(totals.hidden_rounds());
+  out.num_committed_tokens = ToInt64(totals.committed_tokens());
   CopyCounts(totals.draft_tokens(), out.draft_tokens);
   CopyCounts(totals.accepted_tokens(), out.accepted_tokens);
   out.num_step_tokens = ToInt64(totals.step_tokens());
@@ -260,6 +268,7 @@ GroupReport ToGroupReport(const v1::HeartbeatRequest& request) {
                     .kv_cache_used_ratio = status.kv_cache_used_ratio(),
                     .block_size = ToInt(status.block_size()),
                     .num_kv_blocks = ToInt(status.num_kv_blocks()),
+                    .num_ranks = ToInt(status.num_ranks()),
                     .totals = FromProto(status.totals())},
           .draft_links = std::move(links)};
 }
@@ -270,6 +279,7 @@ DraftWorkerReport ToDraftWorkerReport(const v1::HeartbeatRequest& request) {
           .model = status.model(),
           .tokenizer_fingerprint = status.tokenizer_fingerprint(),
           .max_sequences = ToInt(status.max_sequences()),
+          .num_sequences = ToInt(status.sequences()),
           .num_queued_tokens = ToInt(status.queued_tokens()),
           .tokens_per_second = static_cast<double>(status.tokens_per_second())};
 }

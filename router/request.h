@@ -43,6 +43,7 @@ struct RequestInput {
   std::optional<int32_t> lookahead;
   std::optional<int32_t> acceptance;  // the enum's number, known or not
   std::optional<bool> skip_special_tokens;
+  bool return_token_origins = false;
   int32_t priority = 0;
 };
 
@@ -83,6 +84,7 @@ struct ResolvedRequest {
   bool draft = true;
   int32_t lookahead = -1;
   bool skip_special_tokens = true;
+  bool return_token_origins = false;
   int32_t priority = 0;
 };
 

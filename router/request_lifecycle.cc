@@ -166,11 +166,11 @@ bool RequestLifecycle::Takes(uint64_t attempt_id, Commands& commands) {
 
 void RequestLifecycle::OnTokens(uint64_t attempt_id, uint32_t lane, uint32_t first_output_index,
                                 absl::Span<const TokenId> token_ids, std::vector<RelayedLogprobs> logprobs,
-                                TimePoint now, Commands& commands) {
+                                TimePoint now, Commands& commands, uint32_t num_accepted) {
   if (!Takes(attempt_id, commands)) return;
   const bool first = relay_->num_output_tokens() == 0;
   const GenerateRelay::TokensOutcome outcome =
-      relay_->OnTokens(lane, first_output_index, token_ids, std::move(logprobs), now);
+      relay_->OnTokens(lane, first_output_index, token_ids, std::move(logprobs), now, num_accepted);
   if (outcome.num_taken > 0) {
     commands.push_back(Report{.kind = Report::Kind::kOutputTokens, .count = outcome.num_taken});
     if (first) commands.push_back(Report{.kind = Report::Kind::kFirstToken, .duration = now - options_.arrival});

@@ -212,6 +212,7 @@ absl::StatusOr<ResolvedRequest> ResolveRequest(const RequestInput& input, std::v
   request.draft = input.draft.value_or(true);
   request.lookahead = input.lookahead.value_or(-1);
   request.priority = input.priority;
+  request.return_token_origins = input.return_token_origins;
   request.skip_special_tokens = input.skip_special_tokens.value_or(true);
   return request;
 }

@@ -133,6 +133,7 @@ absl::StatusOr<HeartbeatNews> WorkerRegistry::Heartbeat(const GroupReport& repor
   group.max_model_len = report.max_model_len;
   group.max_sequences = report.max_sequences;
   group.serving = report.serving;
+  group.usage = report.usage;
   group.held = false;
   group.suspect = false;
   UpdateLinks(report.draft_links, group.draft_links);
@@ -193,6 +194,9 @@ absl::StatusOr<HeartbeatNews> WorkerRegistry::Heartbeat(const DraftWorkerReport&
   worker.model = report.model;
   worker.tokenizer_fingerprint = report.tokenizer_fingerprint;
   worker.max_sequences = report.max_sequences;
+  worker.num_sequences = report.num_sequences;
+  worker.num_queued_tokens = report.num_queued_tokens;
+  worker.tokens_per_second = report.tokens_per_second;
   if (news == HeartbeatNews::kRestarted) worker.queue_ms = 0;
   worker.queue_ms += kQueueGain * (QueueMs(report) - worker.queue_ms);
   Remember(report.who, draft_incarnations_);

@@ -55,6 +55,7 @@ struct DraftWorkerReport {
   std::string model;
   std::string tokenizer_fingerprint;
   int max_sequences = 0;
+  int num_sequences = 0;
   int num_queued_tokens = 0;
   double tokens_per_second = 0;  // 0: not measured yet
 };
@@ -124,6 +125,8 @@ class WorkerRegistry {
   // Greatest context of the groups; 0 without any.
   int max_model_len() const;
 
+  // As groups were told last: the draft workers of each, in order of choice.
+  const DraftPairing& pairing() const { return pairing_; }
   // The draft workers of a group, in order of choice.
   std::vector<const DraftWorkerView*> DraftWorkersOf(const std::string& group_id);
 

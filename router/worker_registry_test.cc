@@ -97,6 +97,30 @@ TEST(WorkerRegistry, CountsOnlyWhatOtherRoutersBroughtAsForeign) {
   EXPECT_EQ(registry.FindGroup("a", 1)->num_tokens(), 50);
 }
 
+TEST(WorkerRegistry, ShowsWhatWorkersSayOfThemselves) {
+  WorkerRegistry registry = Make();
+  GroupReport group = Group("a");
+  group.usage = {.sequences_running = 3, .kv_cache_used_ratio = 0.5f, .num_ranks = 2};
+  group.usage.totals.num_hidden_rounds = 7;
+  DraftWorkerReport draft = Draft("d");
+  draft.num_sequences = 2;
+  draft.num_queued_tokens = 40;
+  draft.tokens_per_second = 100;
+  ASSERT_TRUE(registry.Heartbeat(group, kStart).ok());
+  ASSERT_TRUE(registry.Heartbeat(draft, kStart).ok());
+  EXPECT_TRUE(registry.pairing().empty()) << "no group was told yet";
+  ASSERT_EQ(registry.DraftWorkersOf("a").size(), 1u);
+  EXPECT_EQ(registry.pairing(), (DraftPairing{{"a", {"d"}}}));
+  const GroupUsage& usage = registry.snapshot().groups[0].usage;
+  EXPECT_EQ(usage.sequences_running, 3);
+  EXPECT_EQ(usage.num_ranks, 2);
+  EXPECT_EQ(usage.totals.num_hidden_rounds, 7);
+  const DraftWorkerView& worker = registry.snapshot().draft_workers[0];
+  EXPECT_EQ(worker.num_sequences, 2);
+  EXPECT_EQ(worker.num_queued_tokens, 40);
+  EXPECT_EQ(worker.tokens_per_second, 100);
+}
+
 TEST(WorkerRegistry, HoldsAGroupUntilItsNextHeartbeat) {
   WorkerRegistry registry = Make();
   ASSERT_TRUE(registry.Heartbeat(Group("a"), kStart).ok());

@@ -291,6 +291,7 @@ absl::Status RunLeader(const v1::TargetConfig& config, const LinkSecurity& links
     status->set_kv_cache_used_ratio(load.kv_used_ratio);
     status->set_block_size(config.block_size());
     status->set_num_kv_blocks(static_cast<uint32_t>(group->num_kv_blocks()));
+    status->set_num_ranks(static_cast<uint32_t>(world_size));
     EngineTotalsToProto(load.totals, status->mutable_totals());
     for (const DraftLink::Status& link : draft_connections.Statuses()) {
       v1::DraftLinkStatus* const told = status->add_draft_links();

@@ -247,7 +247,7 @@ void SimulatedRouter::OnTargetEvent(uint64_t call_id, google::protobuf::Message&
                 {"count", tokens.token_ids_size()}});
     call->lifecycle.OnTokens(attempt_id, event.lane(), tokens.first_output_index() + shift,
                              absl::MakeConstSpan(tokens.token_ids().data(), tokens.token_ids_size()),
-                             r::FromProto(tokens.logprobs()), now, commands);
+                             r::FromProto(tokens.logprobs()), now, commands, tokens.num_accepted());
   } else if (event.has_finished()) {
     const v1::LaneFinished& finished = event.finished();
     const absl::StatusOr<r::EndReason> reason = r::FromProto(finished.finish_reason());

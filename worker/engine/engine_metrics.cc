@@ -77,6 +77,7 @@ void EngineMetrics::RequestEnded(const char* outcome) {
 
 void EngineMetrics::NextTokens(int count, Duration since_last) {
   output_tokens_.Add(count);
+  totals_.num_committed_tokens += count;
   for (int i = 0; i < count; ++i) inter_token_seconds_.Observe(Seconds(since_last) / count);
 }
 
@@ -119,6 +120,7 @@ void EngineMetrics::Totals(const SchedulerStats& scheduler, const DraftStats& dr
 
   totals_.num_preemptions = scheduler.num_preemptions;
   totals_.num_rounds = scheduler.num_rounds;
+  totals_.num_hidden_rounds = scheduler.num_hidden_rounds;
   static_assert(kMaxLookahead == kDraftPositionsMax);
   totals_.draft_tokens = drafts.num_verified;
   totals_.accepted_tokens = drafts.num_accepted;

@@ -31,6 +31,7 @@ class EngineMetrics {
   void Started(Duration queue_time) { queue_seconds_.Observe(Seconds(queue_time)); }
   void FirstTokens(int count, Duration since_received) {
     output_tokens_.Add(count);
+    totals_.num_committed_tokens += count;
     first_token_seconds_.Observe(Seconds(since_received));
   }
   void NextTokens(int count, Duration since_last);

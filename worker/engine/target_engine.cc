@@ -235,7 +235,8 @@ void TargetEngine::Emit(SequenceUpdate& update, TimePoint now) {
     lane.last_token = now;
     const bool taken = lane.stream->Append(lane.id, {.first_output_index = update.first_output_index,
                                                      .tokens = std::move(update.tokens),
-                                                     .logprobs = std::move(update.logprobs)});
+                                                     .logprobs = std::move(update.logprobs),
+                                                     .num_accepted = update.num_accepted});
     Touch(lane.stream);
     if (!taken) {
       metrics_.SlowReaderCut();

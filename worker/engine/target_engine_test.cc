@@ -18,6 +18,7 @@ constexpr int kVocabSize = 500;
 // What a reader of one stream has seen of a lane.
 struct Seen {
   std::vector<TokenId> tokens;
+  int num_accepted = 0;  // of tokens
   int num_ends = 0;
   std::optional<FinishReason> finish;
   absl::Status error;
@@ -161,10 +162,13 @@ class Fixture {
         EXPECT_EQ(lane.num_ends, 0);
         EXPECT_EQ(tokens->first_output_index, static_cast<int>(lane.tokens.size()));
         lane.tokens.insert(lane.tokens.end(), tokens->tokens.begin(), tokens->tokens.end());
+        EXPECT_LE(tokens->num_accepted, static_cast<int>(tokens->tokens.size()));
+        lane.num_accepted += tokens->num_accepted;
       } else if (auto* finished = std::get_if<FinishedEvent>(&event.event)) {
         ++lane.num_ends;
         lane.finish = finished->reason;
         lane.usage = finished->usage;
+        EXPECT_EQ(lane.num_accepted, lane.usage.accepted_tokens) << "what is told of each token adds up";
       } else {
         ++lane.num_ends;
         lane.error = std::get<FailedEvent>(event.event).status;

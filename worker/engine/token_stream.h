@@ -37,6 +37,7 @@ struct TokensEvent {
   int first_output_index = 0;  // of tokens[0]; 0 is the request's first output token
   std::vector<TokenId> tokens;
   std::vector<TokenLogprobs> logprobs;  // one a token, if asked for
+  int num_accepted = 0;                 // the first so many of tokens were draft tokens; the rest is the target's own
 };
 struct FinishedEvent {
   FinishReason reason = FinishReason::kCancelled;

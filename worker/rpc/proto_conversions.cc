@@ -113,6 +113,7 @@ void LaneEventToProto(const LaneEvent& event, v1::TargetEvent* proto) {
     out->set_first_output_index(static_cast<uint32_t>(tokens->first_output_index));
     out->mutable_token_ids()->Add(tokens->tokens.begin(), tokens->tokens.end());
     for (const TokenLogprobs& logprobs : tokens->logprobs) LogprobsToProto(logprobs, out->add_logprobs());
+    out->set_num_accepted(static_cast<uint32_t>(tokens->num_accepted));
   } else if (const auto* finished = std::get_if<FinishedEvent>(&event.event)) {
     proto->mutable_finished()->set_finish_reason(FinishReasonToProto(finished->reason));
     UsageToProto(finished->usage, proto->mutable_finished()->mutable_usage());
@@ -259,6 +260,8 @@ void ProposalsFromProto(const v1::Proposal& proto, std::vector<DraftSource::Prop
 void EngineTotalsToProto(const EngineTotals& totals, v1::EngineTotals* proto) {
   proto->set_preemptions(static_cast<uint64_t>(totals.num_preemptions));
   proto->set_rounds(static_cast<uint64_t>(totals.num_rounds));
+  proto->set_hidden_rounds(static_cast<uint64_t>(totals.num_hidden_rounds));
+  proto->set_committed_tokens(static_cast<uint64_t>(totals.num_committed_tokens));
   size_t num_positions = totals.draft_tokens.size();
   while (num_positions > 0 && totals.draft_tokens[num_positions - 1] == 0) --num_positions;
   for (size_t i = 0; i < num_positions; ++i) {

@@ -14,6 +14,7 @@ namespace {
 // What a router has heard of a lane.
 struct Heard {
   std::vector<TokenId> tokens;
+  uint32_t num_accepted = 0;  // of tokens
   std::optional<v1::LaneFinished> finished;
   std::optional<v1::LaneFailed> failed;
   bool ended() const { return finished || failed; }
@@ -47,6 +48,7 @@ class Router {
       if (event.has_tokens()) {
         EXPECT_EQ(event.tokens().first_output_index(), lane.tokens.size());
         lane.tokens.insert(lane.tokens.end(), event.tokens().token_ids().begin(), event.tokens().token_ids().end());
+        lane.num_accepted += event.tokens().num_accepted();
       }
       if (event.has_finished()) lane.finished = event.finished();
       if (event.has_failed()) lane.failed = event.failed();
@@ -227,6 +229,7 @@ std::pair<std::vector<TokenId>, v1::Usage> Generate(uint64_t draft_seed, float t
     const Heard& lane = router.AwaitEnd(request_id);
     EXPECT_TRUE(lane.finished);
     if (!lane.finished) return {lane.tokens, v1::Usage()};
+    EXPECT_EQ(lane.num_accepted, lane.finished->usage().accepted_tokens());
     EXPECT_TRUE(request_id == 1 || lane.tokens == tokens);
     tokens = lane.tokens;
     if (draft == nullptr || lane.finished->usage().rounds() >= 5 || request_id == kMaxTries) {
