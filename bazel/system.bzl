@@ -12,6 +12,7 @@ SYSTEM_LIBRARIES = [
     "gtest",
     "highway",
     "json",
+    "libedit",
     "openssl",
     "pcre2",
     "prometheus",

@@ -57,8 +57,17 @@ std::vector<std::string> ServeArguments(const ClusterOptions& options) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ChildCluster>> ChildCluster::Start(const ClusterOptions& options,
-                                                                  const std::string& program) {
+                                                                  const std::string& program,
+                                                                  const ChildTerminal& terminal) {
   RETURN_IF_ERROR(Validate(options));
+  int log_fd = -1;
+  if (!terminal.log_file.empty()) {
+    log_fd = ::open(terminal.log_file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (log_fd < 0) {
+      return absl::UnavailableError(
+          absl::StrCat("the log '", terminal.log_file, "' can not be written: ", std::strerror(errno)));
+    }
+  }
   int ready[2];
   if (::pipe2(ready, O_CLOEXEC) != 0) return absl::UnavailableError(absl::StrCat("pipe: ", std::strerror(errno)));
   const std::vector<std::string> arguments = ServeArguments(options);
@@ -71,11 +80,14 @@ absl::StatusOr<std::unique_ptr<ChildCluster>> ChildCluster::Start(const ClusterO
   if (pid == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != parent) ::_exit(1);
+    if (terminal.own_process_group) ::setpgid(0, 0);
     ::dup2(ready[1], STDOUT_FILENO);
+    if (log_fd >= 0) ::dup2(log_fd, STDERR_FILENO);
     ::execv(program.c_str(), argv.data());
     ::_exit(127);
   }
   ::close(ready[1]);
+  if (log_fd >= 0) ::close(log_fd);
   std::unique_ptr<ChildCluster> cluster(new ChildCluster(pid));
   // `serve` prints one line once ready, or ends.
   std::string line;
@@ -84,7 +96,8 @@ absl::StatusOr<std::unique_ptr<ChildCluster>> ChildCluster::Start(const ClusterO
   ::close(ready[0]);
   absl::string_view rest = line;
   if (!absl::ConsumePrefix(&rest, "ready grpc=")) {
-    return absl::UnavailableError("the cluster ended before it was ready; its log above says why");
+    return absl::UnavailableError(absl::StrCat("the cluster ended before it was ready; its log ",
+                                               terminal.log_file.empty() ? "above" : terminal.log_file, " says why"));
   }
   const size_t space = rest.find(' ');
   cluster->grpc_address_ = std::string(rest.substr(0, space));

@@ -11,12 +11,21 @@
 
 namespace outrider {
 
+// How a cluster stands to the terminal of its parent.
+struct ChildTerminal {
+  // It has a process group of its own: Ctrl-C is the parent's alone.
+  bool own_process_group = false;
+  // Its log goes to this file, made anew; empty: to the parent's standard error.
+  std::string log_file = {};
+};
+
 class ChildCluster {
  public:
   // Starts it and waits until it is ready. Ports of 0 are free ones. `program` is the outrider binary: this one, or
-  // another in tests. Errors: UNAVAILABLE when it ends before it is ready; its log on standard error says why.
+  // another in tests. Errors: UNAVAILABLE when it ends before it is ready; its log says why.
   static absl::StatusOr<std::unique_ptr<ChildCluster>> Start(const ClusterOptions& options,
-                                                             const std::string& program = "/proc/self/exe");
+                                                             const std::string& program = "/proc/self/exe",
+                                                             const ChildTerminal& terminal = {});
   // Stops it as Stop does, if that was not done.
   ~ChildCluster();
   ChildCluster(const ChildCluster&) = delete;

@@ -9,6 +9,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "base/mutex.h"
 #include "proto/google/rpc/error_details.pb.h"
@@ -150,6 +151,23 @@ absl::Status RunRequests(const ClientOptions& options, const std::vector<v1::Gen
   worker();
   for (std::thread& thread : threads) thread.join();
   return first_error;
+}
+
+std::string DescribeFinished(const v1::Finished& finished) {
+  const v1::Usage& usage = finished.usage();
+  const double decode_s = finished.timing_ms().decode() / 1000;
+  const double rate = usage.output_tokens() > 1 && decode_s > 0 ? (usage.output_tokens() - 1) / decode_s : 0;
+  std::string text = absl::StrFormat(
+      "%d prompt tokens (%d cached), %d output tokens, %s; first token %.0f ms, %.1f tokens/s; %d rounds, "
+      "%d plain steps, %d draft tokens, %d accepted",
+      usage.prompt_tokens(), usage.cached_tokens(), usage.output_tokens(), FinishReasonName(finished.finish_reason()),
+      finished.timing_ms().first_token(), rate, usage.rounds(), usage.plain_steps(), usage.draft_tokens(),
+      usage.accepted_tokens());
+  if (usage.rounds() > 0) {
+    absl::StrAppendFormat(&text, ", %.2f tokens a round",
+                          1 + static_cast<double>(usage.accepted_tokens()) / usage.rounds());
+  }
+  return text;
 }
 
 std::string FinishReasonName(v1::FinishReason reason) {

@@ -7,7 +7,6 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "base/status_macros.h"
 #include "cli/child_cluster.h"
 #include "cli/client_tls.h"
@@ -95,19 +94,7 @@ absl::StatusOr<v1::GenerateRequest> Defaults(const CLI::App& command, const Gene
 // What happened, for people, on standard error.
 void PrintStats(const RequestOutcome& outcome) {
   for (size_t i = 0; i < outcome.choices.size(); ++i) {
-    const v1::Usage& usage = outcome.choices[i].finished.usage();
-    const v1::Timing& timing = outcome.choices[i].finished.timing_ms();
-    const double decode_s = timing.decode() / 1000;
-    const double rate = usage.output_tokens() > 1 && decode_s > 0 ? (usage.output_tokens() - 1) / decode_s : 0;
-    const double per_round = usage.rounds() > 0 ? 1 + static_cast<double>(usage.accepted_tokens()) / usage.rounds() : 0;
-    std::string line = absl::StrFormat(
-        "choice %d: %d prompt tokens (%d cached), %d output tokens, %s; first token %.0f ms, %.1f tokens/s; %d rounds, "
-        "%d plain steps, %d draft tokens, %d accepted",
-        i, usage.prompt_tokens(), usage.cached_tokens(), usage.output_tokens(),
-        FinishReasonName(outcome.choices[i].finished.finish_reason()), timing.first_token(), rate, usage.rounds(),
-        usage.plain_steps(), usage.draft_tokens(), usage.accepted_tokens());
-    if (per_round > 0) absl::StrAppendFormat(&line, ", %.2f tokens a round", per_round);
-    std::fprintf(stderr, "%s\n", line.c_str());
+    std::fprintf(stderr, "choice %zu: %s\n", i, DescribeFinished(outcome.choices[i].finished).c_str());
   }
 }
 

@@ -1,6 +1,7 @@
 #include "cli/outrider_app.h"
 
 #include "cli/bench_command.h"
+#include "cli/chat_command.h"
 #include "cli/config_command.h"
 #include "cli/generate_command.h"
 #include "cli/health_command.h"
@@ -18,10 +19,12 @@ std::unique_ptr<CLI::App> MakeOutriderApp(int& exit_code) {
   app->footer(
       "Examples:\n"
       "  outrider serve model.gguf --draft-model draft.gguf --tensor-parallel-size 2\n"
+      "  outrider chat\n"
       "  outrider generate --address 127.0.0.1:9000 --chat 'Why is the sky blue?' --stats\n"
       "  outrider health && outrider inspect model.gguf\n"
       "`outrider COMMAND --help` explains each.");
   AddServeCommand(*app, exit_code);
+  AddChatCommand(*app, exit_code);
   AddGenerateCommand(*app, exit_code);
   AddHealthCommand(*app, exit_code);
   AddInspectCommand(*app, exit_code);

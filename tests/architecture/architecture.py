@@ -60,6 +60,7 @@ ONLY_IN = (
     (re.compile(r"^yaml-cpp/"), re.compile(r"^cli/")),
     (re.compile(r"^CLI/"), re.compile(r"^cli/")),
     (re.compile(r"^(pcre2|utf8proc)\.h$"), re.compile(r"^text/")),
+    (re.compile(r"^histedit\.h$"), re.compile(r"^cli/line_editor\.cc$")),
     (re.compile(r"^hwy/"), re.compile(r"^kernels/")),
     (re.compile(r"\.grpc\.pb\.h$"), re.compile(r"^(router|worker/rpc|cli|tests)/|^worker/[a-z_]*_main\.cc$")),
     (re.compile(r"^openssl/"), re.compile(r"^security/")),
