@@ -98,6 +98,14 @@ TEST(Commands, BenchServeNamesTheFlagThatIsWrongBeforeItAsksAnybody) {
   EXPECT_NE(message({"--backend", "openai"}).find("--backend"), std::string::npos);
 }
 
+TEST(Commands, TopAndChatSayThatNobodyAnswers) {
+  const ProgramResult top = RunProgram({"top", "--once", "--metrics-address", "unix:/nowhere/s"});
+  EXPECT_EQ(top.exit_code, 1);
+  EXPECT_NE(top.err.find("is `outrider serve` running"), std::string::npos) << top.err;
+  EXPECT_EQ(RunProgram({"top", "--interval", "0"}).exit_code, 2);
+  EXPECT_EQ(RunProgram({"top", "--metrics-address", "nonsense", "--once"}).exit_code, 2);
+}
+
 TEST(Commands, FlagsOfVllmAreTakenOrToldWhatToUse) {
   const ProgramResult result = RunProgram({"serve", "/nowhere.gguf", "-tp", "2", "--max-num-seqs", "4"});
   EXPECT_EQ(result.err.find("unknown flag"), std::string::npos) << result.err;

@@ -8,6 +8,7 @@
 #include "cli/inspect_command.h"
 #include "cli/process_command.h"
 #include "cli/serve_command.h"
+#include "cli/top_command.h"
 #include "cli/version_command.h"
 
 namespace outrider {
@@ -26,6 +27,7 @@ std::unique_ptr<CLI::App> MakeOutriderApp(int& exit_code) {
   AddServeCommand(*app, exit_code);
   AddChatCommand(*app, exit_code);
   AddGenerateCommand(*app, exit_code);
+  AddTopCommand(*app, exit_code);
   AddHealthCommand(*app, exit_code);
   AddInspectCommand(*app, exit_code);
   AddBenchCommand(*app, exit_code);

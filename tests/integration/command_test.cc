@@ -87,6 +87,22 @@ TEST_F(Command, BenchServeCountsWhatTheClusterDid) {
   EXPECT_EQ(Json::parse(file), json);
 }
 
+TEST_F(Command, TopShowsTheClusterForPeopleAndForPrograms) {
+  const ProgramResult json =
+      RunProgram({"top", "--json", "--interval", "0.1", "--metrics-address", cluster_->metrics_address()});
+  ASSERT_EQ(json.exit_code, 0) << json.err;
+  const Json view = Json::parse(json.out);
+  EXPECT_EQ(view["groups_serving"], 1);
+  ASSERT_EQ(view["group_list"].size(), 1u);
+  EXPECT_EQ(view["group_list"][0]["name"], "group-0");
+  EXPECT_EQ(view["draft_list"].size(), 1u);
+  EXPECT_EQ(view["processes"].size(), 3u);
+  const ProgramResult text =
+      RunProgram({"top", "--once", "--interval", "0.1", "--metrics-address", cluster_->metrics_address()});
+  EXPECT_NE(text.out.find("1 of 1 groups serve, 1 draft workers"), std::string::npos) << text.out;
+  EXPECT_EQ(text.out.find('\x1b'), std::string::npos);
+}
+
 TEST_F(Command, BenchServePrintsTheReportAndFailsIfNothingSucceeded) {
   const std::string path = testing::TempDir() + "/prompts_" + std::to_string(::getpid()) + ".jsonl";
   std::ofstream(path) << "{\"prompt\": \"Once upon a time\", \"output_tokens\": 4}\n";
