@@ -1,7 +1,10 @@
 // What the program does as a whole: output, exit codes, and what it says of wrong arguments. Commands that need a
 // cluster are tested in tests/integration.
 
+#include <arpa/inet.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -98,12 +101,71 @@ TEST(Commands, BenchServeNamesTheFlagThatIsWrongBeforeItAsksAnybody) {
   EXPECT_NE(message({"--backend", "openai"}).find("--backend"), std::string::npos);
 }
 
+TEST(Commands, DoctorNamesAPortThatIsTakenAndItsRemedy) {
+  const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  ASSERT_EQ(::bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(::listen(fd, 1), 0);
+  ASSERT_EQ(::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  const std::string port = std::to_string(ntohs(address.sin_port));
+  const ProgramResult result = RunProgram(
+      {"doctor", "--grpc-port", port, "--metrics-port", "0", "--peers", "127.0.0.1:" + port + ",nowhere", "--json"});
+  ::close(fd);
+  EXPECT_EQ(result.exit_code, 1);
+  const Json json = Json::parse(result.out);
+  EXPECT_EQ(json["ok"], false);
+  int num_seen = 0;
+  for (const Json& finding : json["findings"]) {
+    const std::string found = finding["found"];
+    if (finding["check"] == "port grpc") {
+      EXPECT_EQ(finding["level"], "error");
+      EXPECT_NE(found.find(port), std::string::npos) << found;
+      EXPECT_NE(finding["remedy"].get<std::string>().find("--grpc-port"), std::string::npos);
+      ++num_seen;
+    }
+    if (finding["check"] == "peer") {
+      EXPECT_EQ(finding["level"] == "error", found.find("nowhere") == 0) << found;
+      ++num_seen;
+    }
+  }
+  EXPECT_EQ(num_seen, 3);
+}
+
 TEST(Commands, TopAndChatSayThatNobodyAnswers) {
   const ProgramResult top = RunProgram({"top", "--once", "--metrics-address", "unix:/nowhere/s"});
   EXPECT_EQ(top.exit_code, 1);
   EXPECT_NE(top.err.find("is `outrider serve` running"), std::string::npos) << top.err;
   EXPECT_EQ(RunProgram({"top", "--interval", "0"}).exit_code, 2);
   EXPECT_EQ(RunProgram({"top", "--metrics-address", "nonsense", "--once"}).exit_code, 2);
+}
+
+TEST(Commands, HelpOfEachCommandEndsWithAnExample) {
+  for (const std::vector<std::string>& command : {std::vector<std::string>{"serve"},
+                                                  {"chat"},
+                                                  {"generate"},
+                                                  {"top"},
+                                                  {"health"},
+                                                  {"doctor"},
+                                                  {"inspect"},
+                                                  {"bench", "serve"},
+                                                  {"bench", "engine"},
+                                                  {"config"},
+                                                  {"config", "check", "router"},
+                                                  {"version"},
+                                                  {"completion"},
+                                                  {"man"},
+                                                  {"router"},
+                                                  {"target"},
+                                                  {"draft"}}) {
+    std::vector<std::string> arguments = command;
+    arguments.push_back("--help");
+    const ProgramResult help = RunProgram(arguments);
+    EXPECT_EQ(help.exit_code, 0);
+    EXPECT_NE(help.out.find("Example"), std::string::npos) << command[0];
+  }
 }
 
 TEST(Commands, FlagsOfVllmAreTakenOrToldWhatToUse) {

@@ -9,6 +9,7 @@
 #include "cli/config_report.h"
 #include "cli/environment_check.h"
 #include "cli/setting_flags.h"
+#include "cli/settings_reference.h"
 #include "cli/supervisor.h"  // kExitUsage
 #include "proto/config.pb.h"
 
@@ -84,6 +85,9 @@ void AddConfigCommand(CLI::App& app, int& exit_code) {
       "Examples:\n"
       "  outrider config check router --config deploy/config/router.yaml\n"
       "  outrider config dump target --config deploy/config/target.yaml --json");
+  CLI::App* const reference = config->add_subcommand("reference", "Print every setting as Markdown: docs/settings.md");
+  reference->footer("Example:\n  outrider config reference > docs/settings.md");
+  reference->callback([] { std::printf("%s", SettingsReference().c_str()); });
   CLI::App* const check = config->add_subcommand("check", "Check a process's settings; exit code 2 if one is wrong");
   check->require_subcommand(1);
   AddCheck<v1::RouterConfig>(*check, exit_code, "router");

@@ -2,7 +2,9 @@
 
 #include "cli/bench_command.h"
 #include "cli/chat_command.h"
+#include "cli/completion_command.h"
 #include "cli/config_command.h"
+#include "cli/doctor_command.h"
 #include "cli/generate_command.h"
 #include "cli/health_command.h"
 #include "cli/inspect_command.h"
@@ -29,10 +31,12 @@ std::unique_ptr<CLI::App> MakeOutriderApp(int& exit_code) {
   AddGenerateCommand(*app, exit_code);
   AddTopCommand(*app, exit_code);
   AddHealthCommand(*app, exit_code);
+  AddDoctorCommand(*app, exit_code);
   AddInspectCommand(*app, exit_code);
   AddBenchCommand(*app, exit_code);
   AddConfigCommand(*app, exit_code);
   AddVersionCommand(*app);
+  AddCompletionCommands(*app, exit_code);
   AddProcessCommands(*app, exit_code);
   return app;
 }

@@ -47,7 +47,8 @@ PURE_FILES = (
     "router/prefix_affinity_policy",
     "worker/engine/draft_sequence", "worker/group/group_membership", "cli/cluster_plan", "cli/restart_policy",
     "cli/child_watch", "cli/metrics_merge", "cli/flag_translation", "cli/arrival_process",
-    "cli/bench_statistics", "cli/bench_report", "cli/metrics_page", "cli/cluster_view",
+    "cli/bench_statistics", "cli/bench_report", "cli/metrics_page", "cli/cluster_view", "cli/command_tree",
+    "cli/completion_script", "cli/man_page", "cli/host_diagnosis",
 )
 IMPURE_INCLUDE = re.compile(r"grpc|google/protobuf|\.pb\.h|cuda|nccl|^(thread|mutex|condition_variable|future)$|"
                             r"absl/time/clock\.h|absl/synchronization|prometheus/|^sys/|^unistd\.h$|^fcntl\.h$")
