@@ -37,8 +37,8 @@ model=.cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
 draft=deploy/models/smollm2-135m-draft-16m-q8_0.gguf
 log=.cache/quickstart.log
 ready=$(mktemp .cache/ready.XXXXXX)
-ports=(--grpc-port 0 --metrics-port 0)
-if $keep; then ports=(--grpc-port 9000 --metrics-port 9100); fi
+ports=(--grpc-port 0 --metrics-port 0 --http-port 0)
+if $keep; then ports=(--grpc-port 9000 --metrics-port 9100 --http-port 8000); fi
 "$binary" serve "$model" --draft-model "$draft" --tensor-parallel-size 2 "${ports[@]}" >"$ready" 2>"$log" &
 cluster=$!
 stop() { kill "$cluster" 2>/dev/null || true; wait "$cluster" 2>/dev/null || true; rm -f "$ready"; }
@@ -51,7 +51,7 @@ while ! grep -q '^ready ' "$ready"; do
   fi
   sleep 0.1
 done
-read -r _ grpc metrics <"$ready"
+read -r _ grpc metrics http <"$ready"
 address=${grpc#grpc=}
 step "ready at $address; asking: $prompt"
 echo >&2

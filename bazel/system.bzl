@@ -7,6 +7,7 @@ path already, so a wrapper only names what to link.
 SYSTEM_LIBRARIES = [
     "absl",
     "benchmark",
+    "boost",
     "cli11",
     "grpc",
     "gtest",

@@ -13,7 +13,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
 
@@ -44,7 +46,8 @@ std::vector<std::string> ServeArguments(const ClusterOptions& options) {
                                         absl::StrCat("--prefix-cache=", options.prefix_cache ? "true" : "false"),
                                         absl::StrCat("--host=", options.host),
                                         absl::StrCat("--grpc-port=", options.grpc_port),
-                                        absl::StrCat("--metrics-port=", options.metrics_port)};
+                                        absl::StrCat("--metrics-port=", options.metrics_port),
+                                        absl::StrCat("--http-port=", options.http_port)};
   // Left out if empty: `--draft-model=` takes the next argument for its value.
   if (!options.draft_model.empty()) arguments.push_back(absl::StrCat("--draft-model=", options.draft_model));
   if (!options.draft_replay.empty()) {
@@ -103,7 +106,10 @@ absl::StatusOr<std::unique_ptr<ChildCluster>> ChildCluster::Start(const ClusterO
   cluster->grpc_address_ = std::string(rest.substr(0, space));
   if (space != absl::string_view::npos) {
     rest.remove_prefix(space + 1);
-    cluster->metrics_address_ = std::string(absl::StripPrefix(rest, "metrics="));
+    for (const absl::string_view part : absl::StrSplit(rest, ' ')) {
+      if (absl::StartsWith(part, "metrics=")) cluster->metrics_address_ = std::string(part.substr(8));
+      if (absl::StartsWith(part, "http=")) cluster->http_address_ = std::string(part.substr(5));
+    }
   }
   return cluster;
 }

@@ -37,12 +37,14 @@ class ChildCluster {
   pid_t pid() const { return pid_; }
   const std::string& grpc_address() const { return grpc_address_; }
   const std::string& metrics_address() const { return metrics_address_; }
+  const std::string& http_address() const { return http_address_; }
 
  private:
   explicit ChildCluster(pid_t pid) : pid_(pid) {}
   pid_t pid_;  // 0 once stopped
   std::string grpc_address_;
   std::string metrics_address_;
+  std::string http_address_;
 };
 
 }  // namespace outrider

@@ -22,13 +22,14 @@ bool IsOneOf(const std::string& value, std::initializer_list<const char*> choice
 absl::Status Validate(const ClusterOptions& options) {
   if (options.model.empty())
     return absl::InvalidArgumentError("no model given; name a GGUF file or a Hugging Face folder");
-  for (const absl::Status& status : {CheckRange("--tensor-parallel-size", options.tensor_parallel_size, 1, kMaxRanks),
-                                     CheckRange("--groups", options.groups, 1, kMaxGroups),
-                                     CheckRange("--draft-workers", options.draft_workers, 0, kMaxDraftWorkers),
-                                     CheckRange("--max-sequences", options.max_sequences, 1, 4096),
-                                     CheckRange("--grpc-port", options.grpc_port, 0, 65535),
-                                     CheckRange("--metrics-port", options.metrics_port, 0, 65535),
-                                     CheckRange("--threads", options.threads, 0, 1024)}) {
+  for (const absl::Status& status :
+       {CheckRange("--tensor-parallel-size", options.tensor_parallel_size, 1, kMaxRanks),
+        CheckRange("--groups", options.groups, 1, kMaxGroups),
+        CheckRange("--draft-workers", options.draft_workers, 0, kMaxDraftWorkers),
+        CheckRange("--max-sequences", options.max_sequences, 1, 4096),
+        CheckRange("--grpc-port", options.grpc_port, 0, 65535), CheckRange("--http-port", options.http_port, 0, 65535),
+        CheckRange("--metrics-port", options.metrics_port, 0, 65535),
+        CheckRange("--threads", options.threads, 0, 1024)}) {
     if (!status.ok()) return status;
   }
   // Written so that NaN fails.
@@ -89,7 +90,11 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
   std::vector<UnitPlan> units;
   ProcessPlan router{"router",
                      {"router", flag("host", options.host), flag("grpc-port", options.grpc_port),
-                      flag("cluster-host", cluster_address), flag("metrics-compat", options.metrics_compat)}};
+                      flag("cluster-host", cluster_address), flag("metrics-compat", options.metrics_compat),
+                      flag("http-port", options.http_port)}};
+  if (!options.served_model_name.empty()) {
+    router.args.push_back(flag("served-model-name", options.served_model_name));
+  }
   if (!options.tls_certificate.empty()) router.args.push_back(flag("tls-certificate", options.tls_certificate));
   if (!options.tls_private_key.empty()) router.args.push_back(flag("tls-private-key", options.tls_private_key));
   if (!options.tls_authorities.empty()) router.args.push_back(flag("tls-authorities", options.tls_authorities));

@@ -30,6 +30,8 @@ struct ClusterOptions {
   bool prefix_cache = true;
   std::string host = "127.0.0.1";
   uint32_t grpc_port = 9000;
+  uint32_t http_port = 8000;
+  std::string served_model_name;  // empty: the model's own
   uint32_t metrics_port = 9100;
   std::string metrics_compat = "vllm";
   std::string log_format = "text";

@@ -166,6 +166,7 @@ void AddGenerateCommand(CLI::App& app, int& exit_code) {
   auto flags = std::make_shared<GenerateFlags>();
   flags->cluster.grpc_port = 0;
   flags->cluster.metrics_port = 0;
+  flags->cluster.http_port = 0;
   command->add_option("--address", flags->address, "Router to ask")->type_name("HOST:PORT");
   AddTlsFlags(*command, flags->tls);
   command->add_option("--model", flags->cluster.model, "Start a cluster of this model for the call")->type_name("FILE");

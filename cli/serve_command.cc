@@ -127,6 +127,7 @@ absl::Status RunServe(ClusterOptions options) {
                                 "tls"));
   RETURN_IF_ERROR(CheckModels(options));
   ASSIGN_OR_RETURN(options.grpc_port, ProbePort(options.host, options.grpc_port));
+  ASSIGN_OR_RETURN(options.http_port, ProbePort(options.host, options.http_port));
   ASSIGN_OR_RETURN(const std::unique_ptr<RuntimeFolder> folder, RuntimeFolder::Make(RuntimeFolder::DefaultBase()));
 
   std::random_device random;
@@ -144,9 +145,13 @@ absl::Status RunServe(ClusterOptions options) {
     if (!AwaitReady(options, units[0].processes[0].health_address, stopped)) return;
     supervisor.MarkReady();
     pages.MarkReady();
-    std::printf("ready grpc=%s:%u metrics=%s:%u\n", options.host.c_str(), options.grpc_port, options.host.c_str(),
-                options.metrics_port);
+    const std::string http = absl::StrCat(options.host, ":", options.http_port);
+    const char* const scheme = options.tls_certificate.empty() ? "http://" : "https://";
+    std::printf("ready grpc=%s:%u metrics=%s:%u http=%s\n", options.host.c_str(), options.grpc_port,
+                options.host.c_str(), options.metrics_port, http.c_str());
     std::fflush(stdout);
+    LogInfo("OpenAI-compatible API at ", scheme, http, "/v1; try: curl ", scheme, http,
+            R"(/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Why is the sky blue?"}]}')");
   });
   const absl::Status status = supervisor.Run();
   stopped = true;
@@ -170,6 +175,12 @@ void AddServeCommand(CLI::App& app, int& exit_code) {
       ->type_name("[1]");
   command->add_option("--host", options->host, "Address to listen on")->type_name("[127.0.0.1]");
   command->add_option("--grpc-port", options->grpc_port, "Port of the gRPC API; 0: a free one")->type_name("[9000]");
+  command
+      ->add_option("--http-port", options->http_port,
+                   "Port of the OpenAI-compatible HTTP API (also --port); 0: a free one")
+      ->type_name("[8000]");
+  command->add_option("--served-model-name", options->served_model_name, "What HTTP clients call the model")
+      ->type_name("NAME,NAME");
   command->add_option("--metrics-port", options->metrics_port, "Port of the Prometheus metrics; 0: a free one")
       ->type_name("[9100]");
   command
@@ -187,8 +198,8 @@ void AddServeCommand(CLI::App& app, int& exit_code) {
                    "PEM file: clients must show a certificate of these authorities")
       ->type_name("FILE");
   command->footer(
-      "Prints `ready grpc=HOST:PORT metrics=HOST:PORT` on standard output once it can serve; logs go to standard "
-      "error.\n"
+      "Prints `ready grpc=HOST:PORT metrics=HOST:PORT http=HOST:PORT` on standard output once it can serve; logs go to "
+      "standard error.\n"
       "SIGTERM or Ctrl-C finishes what runs and stops all; a second one stops at once.\n\n"
       "Example:\n"
       "  outrider serve model.gguf --draft-model draft.gguf --tensor-parallel-size 2");

@@ -3,9 +3,9 @@
 
 #include <CLI/CLI.hpp>
 
-namespace outrider {
+#include "base/version.h"
 
-inline constexpr char kProgramVersion[] = "0.1.0";
+namespace outrider {
 
 // Adds the subcommand and --version.
 void AddVersionCommand(CLI::App& app);

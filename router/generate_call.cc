@@ -7,17 +7,11 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
-#include "router/error_details.h"
-#include "router/grpc_message.h"
 #include "router/proto_conversions.h"
 #include "router/request_validation.h"
-#include "router/retry_after.h"
 
 namespace outrider::router {
 namespace {
-
-// A deadline further away than this is none.
-constexpr Duration kNoDeadline = std::chrono::hours(24 * 30);
 
 template <class... Ts>
 struct Overloaded : Ts... {
@@ -32,13 +26,6 @@ uint64_t DrawSeed() {
   return (uint64_t{source()} << 32) | source();
 }
 
-// The client's deadline on our clock.
-std::optional<TimePoint> DeadlineOf(const grpc::CallbackServerContext& context, TimePoint now) {
-  const auto left = context.deadline() - std::chrono::system_clock::now();
-  if (left >= kNoDeadline) return std::nullopt;
-  return now + std::chrono::duration_cast<Duration>(left);
-}
-
 // ms until `deadline`, at least 1; 0 if there is none.
 uint32_t DeadlineMs(std::optional<TimePoint> deadline, TimePoint now) {
   if (!deadline.has_value()) return 0;
@@ -48,33 +35,26 @@ uint32_t DeadlineMs(std::optional<TimePoint> deadline, TimePoint now) {
 
 }  // namespace
 
-grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateCall::Begin(const CallEnvironment& environment,
-                                                                grpc::CallbackServerContext* context,
-                                                                const grpc::ByteBuffer& request) {
-  v1::GenerateRequest message;
-  const absl::Status parsed = ParseMessage(request, message);
+std::shared_ptr<GenerateCall> GenerateCall::Make(const CallEnvironment& environment, ClientStream* stream,
+                                                 std::optional<TimePoint> deadline, v1::GenerateRequest message) {
   const std::shared_ptr<GenerateCall> call(
-      new GenerateCall(environment, context, std::move(message), environment.calls->NextId()));
-  {
-    MutexLock lock(call->mu_);
-    call->self_ = call;
-  }
-  context->AddInitialMetadata(kRequestIdKey, call->request_name_);
-  call->Arrive(parsed);
-  return call.get();
+      new GenerateCall(environment, stream, deadline, std::move(message), environment.calls->NextId()));
+  MutexLock lock(call->mu_);
+  call->self_ = call;
+  return call;
 }
 
-GenerateCall::GenerateCall(const CallEnvironment& environment, grpc::CallbackServerContext* context,
+GenerateCall::GenerateCall(const CallEnvironment& environment, ClientStream* stream, std::optional<TimePoint> deadline,
                            v1::GenerateRequest message, CallId call_id)
     : RoutedCall(call_id),
       environment_(environment),
-      context_(context),
+      stream_(stream),
       message_(std::move(message)),
       arrival_(environment.clock->Now()),
       request_name_(environment.calls->NameOf(call_id)),
       lifecycle_({.request_name = request_name_,
                   .arrival = arrival_,
-                  .deadline = DeadlineOf(*context, arrival_),
+                  .deadline = deadline,
                   .priority = message_.priority(),
                   .max_stream_buffer_bytes = environment.max_stream_buffer_bytes}) {}
 
@@ -125,9 +105,9 @@ absl::Status GenerateCall::PrepareLocked(std::shared_ptr<const ServedModel> mode
   std::vector<TokenId> prompt_token_ids;
   if (input_.prompt.has_value()) {
     RETURN_IF_ERROR(CheckPromptBytes(input_.prompt->size(), model->token_bytes_max, bounds));
-    ASSIGN_OR_RETURN(prompt_token_ids, model->Encode(*input_.prompt, /*add_special_tokens=*/true));
+    ASSIGN_OR_RETURN(prompt_token_ids, model->Encode(*input_.prompt, input_.add_special_tokens.value_or(true)));
   } else if (!input_.messages.empty()) {
-    ASSIGN_OR_RETURN(const std::string rendered, model->RenderChat(input_.messages));
+    ASSIGN_OR_RETURN(const std::string rendered, model->RenderChat(input_.messages, input_.chat));
     RETURN_IF_ERROR(CheckPromptBytes(rendered.size(), model->token_bytes_max, bounds));
     ASSIGN_OR_RETURN(prompt_token_ids, model->EncodeChat(rendered));
   } else {
@@ -263,9 +243,9 @@ GenerateCall::AfterLock GenerateCall::Do(Commands commands) {
             [&](const HoldGroup&) ABSL_NO_THREAD_SAFETY_ANALYSIS { environment_.dispatcher->Hold(lifecycle_.group()); },
             [&](const WriteStarted&) ABSL_NO_THREAD_SAFETY_ANALYSIS { WriteStart(); },
             [&](const WriteEvent& write) ABSL_NO_THREAD_SAFETY_ANALYSIS { Write(write); },
-            [&](const FinishCall& finish) { End(finish.status); },
+            [&](const FinishCall& finish) { stream_->Finish(finish.status); },
             [&](const SetTimer& timer) ABSL_NO_THREAD_SAFETY_ANALYSIS { StartTimer(timer.after); },
-            [&](const CutClient&) { context_->TryCancel(); },
+            [&](const CutClient&) { stream_->Cut(); },
             [&](const Report& report) ABSL_NO_THREAD_SAFETY_ANALYSIS { Tell(report); },
         },
         command);
@@ -292,15 +272,8 @@ bool GenerateCall::Submit(const SubmitAttempt& command) {
   return client_->Submit(std::move(submit), shared_from_this());
 }
 
-void GenerateCall::End(const absl::Status& status) {
-  if (const std::optional<Duration> after = RetryAfterOf(status); after.has_value()) {
-    context_->AddTrailingMetadata(kRetryPushbackKey,
-                                  absl::StrCat(std::chrono::duration_cast<std::chrono::milliseconds>(*after).count()));
-  }
-  Finish(ToClientStatus(status));
-}
-
 void GenerateCall::WriteStart() {
+  response_.Clear();
   v1::Started& started = *response_.mutable_started();
   const ResolvedRequest& request = lifecycle_.request();
   started.set_request_id(lifecycle_.request_name());
@@ -308,9 +281,7 @@ void GenerateCall::WriteStart() {
   started.set_seed(request.sampling.seed);
   started.set_numerics_id(lifecycle_.numerics_id());
   started.set_model(lifecycle_.model().name);
-  response_bytes_ = SerializeMessage(response_);
-  // Without a buffer hint: a write that is held back is not done either, and nothing would follow to push it out.
-  StartWrite(&response_bytes_);
+  stream_->Write(response_, /*last=*/false);
 }
 
 void GenerateCall::Write(const WriteEvent& command) {
@@ -319,12 +290,7 @@ void GenerateCall::Write(const WriteEvent& command) {
     environment_.metrics->ChoiceEnded(*end, request.sampling.max_tokens, static_cast<int>(request.num_choices));
   }
   ToProto(lifecycle_.event(), lifecycle_.numerics_id(), &response_);
-  response_bytes_ = SerializeMessage(response_);
-  if (command.last) {
-    StartWriteAndFinish(&response_bytes_, grpc::WriteOptions(), grpc::Status::OK);
-  } else {
-    StartWrite(&response_bytes_);
-  }
+  stream_->Write(response_, command.last);
 }
 
 void GenerateCall::Tell(const Report& report) {
@@ -385,7 +351,7 @@ void GenerateCall::OnWriteDone(bool ok) {
   Do(std::move(commands));
 }
 
-void GenerateCall::OnCancel() {
+void GenerateCall::OnClientGone() {
   AfterLock after;
   {
     MutexLock lock(mu_);

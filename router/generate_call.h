@@ -1,11 +1,12 @@
-// GenerateCall is the shell around a RequestLifecycle: one Generate call of a client over gRPC. It validates, turns
-// text into ids, and carries out what the lifecycle commands: routing, sending attempts, writing to the client.
+// GenerateCall is the shell around a RequestLifecycle: one Generate call of a client, over whichever wire. It
+// validates, turns text into ids, and carries out what the lifecycle commands: routing, sending attempts, writing to
+// the client.
 //
-// Thread safety: gRPC, the dispatcher and the target's stream each call from their own threads; one lock guards all.
+// Thread safety: the client's wire, the dispatcher and the target's stream each call from their own threads; one lock
+// guards all.
 #pragma once
 
 #include <grpcpp/alarm.h>
-#include <grpcpp/grpcpp.h>
 
 #include <atomic>
 #include <cstdint>
@@ -17,8 +18,9 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
-#include "proto/inference.grpc.pb.h"
+#include "proto/inference.pb.h"
 #include "router/call_registry.h"
+#include "router/client_stream.h"
 #include "router/dispatcher.h"
 #include "router/request_lifecycle.h"
 #include "router/request_log.h"
@@ -26,11 +28,6 @@
 #include "router/target_client.h"
 
 namespace outrider::router {
-
-// Metadata of each call: the request's id with the first answer; with a refusal, in how many ms to come again (as
-// gRPC's retry design has it; error_details.h has it in google.rpc.RetryInfo too).
-inline constexpr char kRequestIdKey[] = "outrider-request-id";
-inline constexpr char kRetryPushbackKey[] = "grpc-retry-pushback-ms";
 
 // What calls share; outlives them.
 struct CallEnvironment {
@@ -42,23 +39,27 @@ struct CallEnvironment {
   size_t max_stream_buffer_bytes;
 };
 
-class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
-                           public RoutedCall,
+class GenerateCall final : public RoutedCall,
                            public AttemptListener,
                            public OpenCall,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
-  // Begins the call; the reactor lives until gRPC and everyone else are done with it. `request` is a GenerateRequest as
-  // it came: gRPC answers one that it can not parse with an UNIMPLEMENTED that says nothing.
-  static grpc::ServerWriteReactor<grpc::ByteBuffer>* Begin(const CallEnvironment& environment,
-                                                           grpc::CallbackServerContext* context,
-                                                           const grpc::ByteBuffer& request);
+  // A call that waits for Arrive. It lives until OnDone and until everyone else is done with it; `stream` lives until
+  // OnDone. `deadline` is the client's.
+  static std::shared_ptr<GenerateCall> Make(const CallEnvironment& environment, ClientStream* stream,
+                                            std::optional<TimePoint> deadline, v1::GenerateRequest message);
   ~GenerateCall() override;
 
-  // ServerWriteReactor.
-  void OnWriteDone(bool ok) override;
-  void OnCancel() override;
-  void OnDone() override;
+  // --- The client's wire. What the client knows the request by:
+  const std::string& request_name() const { return request_name_; }
+  // Begins the call, once. `status`: of the request as it came; one that is not OK is what the client gets.
+  void Arrive(absl::Status status);
+  // The open write is done, or never will be.
+  void OnWriteDone(bool ok);
+  // The client cancelled, or its connection broke.
+  void OnClientGone();
+  // The wire is done with the call, which has ended: last of all, once.
+  void OnDone();
 
   // RoutedCall.
   absl::StatusOr<RoutingNeeds> Prepare(std::shared_ptr<const ServedModel> model, int max_model_len) override;
@@ -79,11 +80,9 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
     std::optional<RouteCall> route;
     bool withdraw = false;
   };
-  GenerateCall(const CallEnvironment& environment, grpc::CallbackServerContext* context, v1::GenerateRequest message,
-               CallId call_id);
+  GenerateCall(const CallEnvironment& environment, ClientStream* stream, std::optional<TimePoint> deadline,
+               v1::GenerateRequest message, CallId call_id);
 
-  // `status`: of the request as it came.
-  void Arrive(absl::Status status);
   absl::Status PrepareLocked(std::shared_ptr<const ServedModel> model, int max_model_len)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Carries out commands, and those that follow from them.
@@ -91,8 +90,6 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void Do(AfterLock after);
   // It was taken into the queue or started, for the first time.
   void NoteAdmitted();
-  // The call ends so; a refusal tells when to come again.
-  void End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // False if the stream to the group is down.
   bool Submit(const SubmitAttempt& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Write(const WriteEvent& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -101,7 +98,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void StartTimer(Duration after) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const CallEnvironment environment_;
-  grpc::CallbackServerContext* const context_;
+  ClientStream* const stream_;  // until OnDone
   const v1::GenerateRequest message_;
   const TimePoint arrival_;
   const std::string request_name_;
@@ -113,8 +110,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   std::shared_ptr<const ServedModel> model_ ABSL_GUARDED_BY(mu_);  // of the lifecycle's request, once prepared
   RequestLifecycle lifecycle_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<TargetClient> client_ ABSL_GUARDED_BY(mu_);  // of the last start
-  v1::GenerateResponse response_ ABSL_GUARDED_BY(mu_);
-  grpc::ByteBuffer response_bytes_ ABSL_GUARDED_BY(mu_);  // being written
+  v1::GenerateResponse response_ ABSL_GUARDED_BY(mu_);         // the stream's while a write is open
   bool done_ ABSL_GUARDED_BY(mu_) = false;
   std::unique_ptr<grpc::Alarm> timer_ ABSL_GUARDED_BY(mu_);
 };

@@ -61,6 +61,12 @@ void GenerateRelay::AppendText(Lane& lane, absl::string_view text) {
   NotePending(lane);
 }
 
+void GenerateRelay::StopString(Lane& lane, size_t stop_index) {
+  lane.state = LaneState::kStopping;
+  lane.stop_string = request_->stop[stop_index];
+  if (request_->include_stop_in_text) AppendText(lane, lane.stop_string);
+}
+
 void GenerateRelay::TakeToken(Lane& lane, TokenId id, bool draft) {
   lane.output_token_ids.push_back(id);
   lane.pending.token_ids.push_back(id);
@@ -76,10 +82,7 @@ void GenerateRelay::TakeToken(Lane& lane, TokenId id, bool draft) {
   if (!has_text) return;
   const text::StopMatcher::Result result = lane.stop_matcher.Push(text);
   AppendText(lane, result.text);
-  if (result.match.has_value()) {
-    lane.state = LaneState::kStopping;
-    lane.stop_string = request_->stop[result.match->stop_index];
-  }
+  if (result.match.has_value()) StopString(lane, result.match->stop_index);
 }
 
 GenerateRelay::TokensOutcome GenerateRelay::OnTokens(uint32_t lane_index, uint32_t first_output_index,
@@ -165,8 +168,7 @@ void GenerateRelay::End(Lane& lane, EndReason reason, LaneUsage usage, double qu
     const text::StopMatcher::Result tail = lane.stop_matcher.PushTail(lane.decoder.Flush());
     AppendText(lane, tail.text);
     if (tail.match.has_value()) {
-      lane.state = LaneState::kStopping;
-      lane.stop_string = request_->stop[tail.match->stop_index];
+      StopString(lane, tail.match->stop_index);
     } else {
       AppendText(lane, lane.stop_matcher.Flush());
     }

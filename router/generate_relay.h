@@ -10,7 +10,8 @@
 //     a gap is an error;
 //   - a stop string ends a choice at the token that completes it: the client gets ids up to and including that token
 //   and
-//     the text before the stop string; what the group sends beyond is dropped, and its end gives the usage;
+//     the text before the stop string, with include_stop_in_text up to its end; what the group sends beyond is dropped,
+//     and its end gives the usage;
 //   - end and stop tokens are among the ids, never in the text;
 //   - what waits for the client is bounded by `max_buffer_bytes`: beyond, RESOURCE_EXHAUSTED. Writes that completed are
 //     no sign that a client reads (the transport takes megabytes), so nothing here depends on them.
@@ -155,6 +156,7 @@ class GenerateRelay {
   bool IsEnding(TokenId id) const;
   void TakeToken(Lane& lane, TokenId id, bool draft);
   void AppendText(Lane& lane, absl::string_view text);
+  void StopString(Lane& lane, size_t stop_index);
   void NotePending(Lane& lane);
   void End(Lane& lane, EndReason reason, LaneUsage usage, double queue_ms, TimePoint now);
 

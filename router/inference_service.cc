@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "router/error_details.h"
+#include "router/generate_reactor.h"
 #include "router/grpc_message.h"
 #include "router/proto_conversions.h"
 #include "router/request_validation.h"
@@ -69,7 +70,7 @@ absl::Status DoDetokenize(const Dispatcher& dispatcher, const v1::DetokenizeRequ
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Generate(grpc::CallbackServerContext* context,
                                                                        const grpc::ByteBuffer* request) {
-  return GenerateCall::Begin(environment_, context, *request);
+  return GenerateReactor::Begin(environment_, context, *request);
 }
 
 grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerContext* context,

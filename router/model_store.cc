@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "router/json_depth.h"
 #include "router/proto_conversions.h"
 #include "router/request_validation.h"
 
@@ -46,7 +48,8 @@ absl::StatusOr<std::vector<TokenId>> ServedModel::Encode(absl::string_view text,
   return tokenizer->Encode(text, {.add_special = add_special_tokens, .parse_special = false});
 }
 
-absl::StatusOr<std::string> ServedModel::RenderChat(absl::Span<const RequestInput::ChatMessage> messages) const {
+absl::StatusOr<std::string> ServedModel::RenderChat(absl::Span<const RequestInput::ChatMessage> messages,
+                                                    const RequestInput::ChatOptions& options) const {
   if (tokenizer == nullptr) return NoTokenizer(name);
   RETURN_IF_ERROR(chat_template.status());
   text::ChatTemplateInput input;
@@ -55,7 +58,31 @@ absl::StatusOr<std::string> ServedModel::RenderChat(absl::Span<const RequestInpu
   }
   input.bos_token = TextOf(*tokenizer, tokenizer->definition().bos_id);
   input.eos_token = TextOf(*tokenizer, tokenizer->definition().eos_id);
-  return chat_template->Render(input);
+  const bool continues = options.continue_final_message.value_or(false);
+  input.add_generation_prompt = options.add_generation_prompt.value_or(!continues);
+  if (options.template_kwargs.has_value()) {
+    if (const int depth = JsonDepth(*options.template_kwargs); depth > kMaxJsonDepth) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("chat_template_kwargs nests ", depth, " deep; at most ", kMaxJsonDepth, " is allowed"));
+    }
+    input.extra = nlohmann::ordered_json::parse(options.template_kwargs->begin(), options.template_kwargs->end(),
+                                                nullptr, /*allow_exceptions=*/false);
+    if (!input.extra.is_object()) {
+      return absl::InvalidArgumentError("chat_template_kwargs is not a JSON object of variables by name");
+    }
+  }
+  ASSIGN_OR_RETURN(std::string rendered, chat_template->Render(input));
+  if (!continues) return rendered;
+  // As Hugging Face does it: the text up to the end of the last message's content.
+  if (messages.empty()) return absl::InvalidArgumentError("continue_final_message: there are no messages");
+  const absl::string_view content = absl::StripAsciiWhitespace(messages.back().content);
+  const size_t at = rendered.rfind(content.data(), std::string::npos, content.size());
+  if (content.empty() || at == std::string::npos) {
+    return absl::InvalidArgumentError(
+        "continue_final_message: the last message is empty, or the chat template does not show it as it is");
+  }
+  rendered.resize(at + content.size());
+  return rendered;
 }
 
 absl::StatusOr<std::vector<TokenId>> ServedModel::EncodeChat(absl::string_view rendered) const {

@@ -43,8 +43,9 @@ struct ServedModel {
   // Ids of text that a user wrote: special tokens in it are plain text. FAILED_PRECONDITION without a tokenizer.
   absl::StatusOr<std::vector<TokenId>> Encode(absl::string_view text, bool add_special_tokens) const;
   // The prompt that the chat template makes of messages, as text and as ids. INVALID_ARGUMENT with the template's own
-  // words if it refuses them.
-  absl::StatusOr<std::string> RenderChat(absl::Span<const RequestInput::ChatMessage> messages) const;
+  // words if it refuses them, or if the options can not be followed. REQUIRES: CheckChatOptions is OK.
+  absl::StatusOr<std::string> RenderChat(absl::Span<const RequestInput::ChatMessage> messages,
+                                         const RequestInput::ChatOptions& options = {}) const;
   absl::StatusOr<std::vector<TokenId>> EncodeChat(absl::string_view rendered) const;
 };
 

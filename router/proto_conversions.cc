@@ -99,6 +99,12 @@ RequestInput ViewOf(const v1::GenerateRequest& request) {
   input.priority = request.priority();
   input.return_token_origins = request.return_token_origins();
   if (request.has_skip_special_tokens()) input.skip_special_tokens = request.skip_special_tokens();
+  if (request.has_include_stop_in_text()) input.include_stop_in_text = request.include_stop_in_text();
+  if (request.has_add_special_tokens()) input.add_special_tokens = request.add_special_tokens();
+  if (request.has_add_generation_prompt()) input.chat.add_generation_prompt = request.add_generation_prompt();
+  if (request.has_continue_final_message()) input.chat.continue_final_message = request.continue_final_message();
+  if (request.has_chat_template_kwargs()) input.chat.template_kwargs = request.chat_template_kwargs();
+  if (request.has_cache_salt()) input.cache_salt = request.cache_salt();
   return input;
 }
 
@@ -134,6 +140,7 @@ v1::Submit ToSubmit(const ResolvedRequest& request, const GenerateRelay& relay) 
   submit.set_draft(request.draft);
   submit.set_lookahead(request.lookahead);
   submit.set_priority(request.priority);
+  submit.set_prefix_salt(request.prefix_salt);
   return submit;
 }
 

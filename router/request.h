@@ -19,8 +19,15 @@ struct RequestInput {
     absl::string_view role;
     absl::string_view content;
   };
+  // What the chat template is told beside the messages.
+  struct ChatOptions {
+    std::optional<bool> add_generation_prompt;
+    std::optional<bool> continue_final_message;
+    std::optional<absl::string_view> template_kwargs;  // a JSON object
+  };
   std::optional<absl::string_view> prompt;
   std::vector<ChatMessage> messages;
+  ChatOptions chat;
   absl::Span<const TokenId> prompt_token_ids;
 
   std::optional<uint32_t> max_tokens;
@@ -43,6 +50,9 @@ struct RequestInput {
   std::optional<int32_t> lookahead;
   std::optional<int32_t> acceptance;  // the enum's number, known or not
   std::optional<bool> skip_special_tokens;
+  std::optional<bool> include_stop_in_text;
+  std::optional<bool> add_special_tokens;
+  std::optional<absl::string_view> cache_salt;
   bool return_token_origins = false;
   int32_t priority = 0;
 };
@@ -84,6 +94,8 @@ struct ResolvedRequest {
   bool draft = true;
   int32_t lookahead = -1;
   bool skip_special_tokens = true;
+  bool include_stop_in_text = false;
+  uint64_t prefix_salt = 0;  // 0: none
   bool return_token_origins = false;
   int32_t priority = 0;
 };

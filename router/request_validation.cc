@@ -1,6 +1,7 @@
 #include "router/request_validation.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -8,6 +9,8 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "router/error_reason.h"
+#include "text/sha256.h"
 #include "text/stop_matcher.h"
 #include "text/utf8.h"
 
@@ -90,8 +93,48 @@ absl::Status CheckMessages(absl::Span<const RequestInput::ChatMessage> messages)
   return absl::OkStatus();
 }
 
+absl::Status CheckChatOptions(const RequestInput::ChatOptions& options, bool has_messages) {
+  const auto given = [](const auto& option) { return option.has_value(); };
+  if (!has_messages && (given(options.add_generation_prompt) || given(options.continue_final_message) ||
+                        given(options.template_kwargs))) {
+    return Invalid(
+        "add_generation_prompt, continue_final_message and chat_template_kwargs are about messages; leave them out, or "
+        "give messages");
+  }
+  if (options.continue_final_message.value_or(false) && options.add_generation_prompt.value_or(false)) {
+    return Invalid(
+        "continue_final_message and add_generation_prompt are both true; the prompt ends within the last message or "
+        "after it");
+  }
+  if (options.template_kwargs.has_value()) {
+    if (options.template_kwargs->size() > kMaxTemplateKwargsBytes) {
+      return Invalid(absl::StrCat("chat_template_kwargs is ", options.template_kwargs->size(), " bytes; at most ",
+                                  kMaxTemplateKwargsBytes, " are allowed"));
+    }
+    RETURN_IF_ERROR(CheckUtf8("chat_template_kwargs", *options.template_kwargs));
+  }
+  return absl::OkStatus();
+}
+
+uint64_t PrefixSaltOf(absl::string_view cache_salt) {
+  text::Sha256 hash;
+  hash.Update(cache_salt);
+  uint64_t salt = 0;
+  const std::array<uint8_t, 32> digest = hash.Finish();
+  for (int i = 0; i < 8; ++i) salt = salt << 8 | digest[i];
+  return salt == 0 ? 1 : salt;
+}
+
 absl::Status CheckInput(const RequestInput& input) {
   RETURN_IF_ERROR(CheckPromptKind(input));
+  RETURN_IF_ERROR(CheckChatOptions(input.chat, !input.messages.empty()));
+  if (input.add_special_tokens.has_value() && !input.prompt.has_value()) {
+    return Invalid("add_special_tokens is about prompt; leave it out, or give the prompt as text");
+  }
+  if (input.cache_salt.has_value() && (input.cache_salt->empty() || input.cache_salt->size() > kMaxCacheSaltBytes)) {
+    return Invalid(absl::StrCat("cache_salt is ", input.cache_salt->size(), " bytes; it takes 1 to ",
+                                kMaxCacheSaltBytes, "; leave it out for none"));
+  }
   constexpr double kUint32Max = std::numeric_limits<uint32_t>::max();
   RETURN_IF_ERROR(
       CheckRange("max_tokens", input.max_tokens, 1, kUint32Max, "; leave it out for what the context leaves"));
@@ -156,9 +199,10 @@ int64_t EstimateTokens(const RequestInput& input) {
 absl::Status CheckPromptBytes(size_t num_prompt_bytes, size_t token_bytes_max, const ModelBounds& model) {
   const size_t num_tokens_min = (num_prompt_bytes + token_bytes_max - 1) / std::max<size_t>(1, token_bytes_max);
   if (num_tokens_min < static_cast<size_t>(model.max_model_len)) return absl::OkStatus();
-  return Invalid(absl::StrCat("the prompt of ", num_prompt_bytes, " bytes has at least ", num_tokens_min,
-                              " tokens, but the model's context has ", model.max_model_len,
-                              " for prompt and output; shorten the prompt"));
+  return WithReason(Invalid(absl::StrCat("the prompt of ", num_prompt_bytes, " bytes has at least ", num_tokens_min,
+                                         " tokens, but the model's context has ", model.max_model_len,
+                                         " for prompt and output; shorten the prompt")),
+                    kContextLengthExceeded);
 }
 
 absl::StatusOr<ResolvedRequest> ResolveRequest(const RequestInput& input, std::vector<TokenId> prompt_token_ids,
@@ -168,8 +212,10 @@ absl::StatusOr<ResolvedRequest> ResolveRequest(const RequestInput& input, std::v
   const int64_t num_prompt_tokens = static_cast<int64_t>(prompt_token_ids.size());
   const int64_t num_left = model.max_model_len - num_prompt_tokens;
   if (num_left <= 0) {
-    return Invalid(absl::StrCat("the prompt has ", num_prompt_tokens, " tokens, but the model's context has ",
-                                model.max_model_len, " for prompt and output; shorten the prompt"));
+    return WithReason(
+        Invalid(absl::StrCat("the prompt has ", num_prompt_tokens, " tokens, but the model's context has ",
+                             model.max_model_len, " for prompt and output; shorten the prompt")),
+        kContextLengthExceeded);
   }
   RETURN_IF_ERROR(CheckIds("stop_token_ids", input.stop_token_ids, model.vocab_size));
   for (size_t i = 0; i < input.logit_bias.size(); ++i) {
@@ -214,6 +260,8 @@ absl::StatusOr<ResolvedRequest> ResolveRequest(const RequestInput& input, std::v
   request.priority = input.priority;
   request.return_token_origins = input.return_token_origins;
   request.skip_special_tokens = input.skip_special_tokens.value_or(true);
+  request.include_stop_in_text = input.include_stop_in_text.value_or(false);
+  request.prefix_salt = input.cache_salt.has_value() ? PrefixSaltOf(*input.cache_salt) : 0;
   return request;
 }
 

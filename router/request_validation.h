@@ -29,6 +29,14 @@ inline constexpr int32_t kPriorityMax = 16;
 inline constexpr size_t kMaxLogitBias = 1024;
 inline constexpr size_t kMaxStopTokenIds = 128;
 inline constexpr size_t kMaxMessages = 4096;
+inline constexpr size_t kMaxTemplateKwargsBytes = 65536;
+inline constexpr size_t kMaxCacheSaltBytes = 1024;
+
+// The status of a prompt that the context has no room for carries this code (error_reason.h).
+inline constexpr absl::string_view kContextLengthExceeded = "context_length_exceeded";
+
+// The salt as workers know it: 64 bits of its SHA-256, never 0.
+uint64_t PrefixSaltOf(absl::string_view cache_salt);
 
 // Everything that can be said without a model: which kind of prompt, UTF-8 (naming the first bad byte's offset), ranges
 // of all parameters (NaN and infinities are in none), counts, stop strings.
@@ -36,6 +44,8 @@ absl::Status CheckInput(const RequestInput& input);
 
 // Messages alone, as Tokenize takes them too.
 absl::Status CheckMessages(absl::Span<const RequestInput::ChatMessage> messages);
+// That the options go with each other and with what is given.
+absl::Status CheckChatOptions(const RequestInput::ChatOptions& options, bool has_messages);
 
 // INVALID_ARGUMENT naming `field` and the offset of the first byte that is not UTF-8.
 absl::Status CheckUtf8(absl::string_view field, absl::string_view value);

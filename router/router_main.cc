@@ -1,5 +1,7 @@
 #include "router/router_main.h"
 
+#include <sys/resource.h>
+
 #include <chrono>
 #include <future>
 #include <memory>
@@ -20,6 +22,14 @@ constexpr std::chrono::milliseconds kPoll(20);
 // For what is ended by force to reach its clients.
 constexpr std::chrono::milliseconds kLastWords(500);
 
+// Each connection takes a descriptor, and the usual soft limit of 1024 is for programs that use select().
+void RaiseDescriptorLimit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 }  // namespace
 
 absl::Status RunRouter(const v1::RouterConfig& config) {
@@ -28,6 +38,7 @@ absl::Status RunRouter(const v1::RouterConfig& config) {
   UseShortSlices();
   TerminationWatcher termination;
   SetLogProcess("router");
+  RaiseDescriptorLimit();
   RETURN_IF_ERROR(SetLogFormat(config.log_format()));
 
   ASSIGN_OR_RETURN(const std::unique_ptr<router::RouterServer> server, router::RouterServer::Start(config));
@@ -35,9 +46,10 @@ absl::Status RunRouter(const v1::RouterConfig& config) {
   termination.OnSignal([&told] { told.set_value(); });
   if (!config.address_file().empty()) {
     RETURN_IF_ERROR(WriteFileAtomically(
-        config.address_file(), absl::StrCat("grpc=", server->grpc_address(), " metrics=", server->metrics_address(),
-                                            config.cluster_host().empty() ? "" : " cluster=",
-                                            config.cluster_host().empty() ? "" : server->cluster_address(), "\n")));
+        config.address_file(),
+        absl::StrCat("grpc=", server->grpc_address(), " metrics=", server->metrics_address(),
+                     " http=", server->http_address(), config.cluster_host().empty() ? "" : " cluster=",
+                     config.cluster_host().empty() ? "" : server->cluster_address(), "\n")));
   }
 
   told.get_future().wait();

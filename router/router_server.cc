@@ -4,13 +4,16 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/listening.h"
 #include "base/log.h"
+#include "base/processors.h"
 #include "base/status_macros.h"
 #include "router/stats_line.h"
 #include "router/vllm_aliases.h"
@@ -37,9 +40,16 @@ absl::Status CheckConfig(const v1::RouterConfig& config) {
     return absl::InvalidArgumentError(
         absl::StrCat("metrics_compat is '", config.metrics_compat(), "'; it may be vllm or none"));
   }
-  if (config.grpc_port() > 65535 || config.metrics_port() > 65535) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "grpc_port = ", config.grpc_port(), " and metrics_port = ", config.metrics_port(), ": ports are 0 to 65535"));
+  if (config.grpc_port() > 65535 || config.metrics_port() > 65535 || config.http_port() > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat("grpc_port = ", config.grpc_port(),
+                                                   ", metrics_port = ", config.metrics_port(),
+                                                   " and http_port = ", config.http_port(), ": ports are 0 to 65535"));
+  }
+  if (config.max_http_connections() == 0 || config.max_http_connections() > (1u << 20) ||
+      config.sse_ping_interval_ms() == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_http_connections = ", config.max_http_connections(), " must be 1 to ", 1u << 20,
+                     ", sse_ping_interval_ms = ", config.sse_ping_interval_ms(), " above 0"));
   }
   if (config.heartbeat_interval_ms() == 0 || config.worker_timeout_ms() < 2 * config.heartbeat_interval_ms()) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -121,6 +131,17 @@ absl::StatusOr<std::unique_ptr<grpc::Server>> Listen(const std::string& host, ui
   return server;
 }
 
+HttpServer::Options HttpOptions(const v1::RouterConfig& config, TlsContext* tls) {
+  return {.host = config.host(),
+          .port = config.http_port(),
+          .num_threads = std::clamp(NumUsableProcessors() / 4, 2, 8),
+          .max_connections = static_cast<int>(config.max_http_connections()),
+          .max_body_bytes = config.max_message_bytes(),
+          .max_all_body_bytes = std::max<size_t>(size_t{256} << 20, 4 * size_t{config.max_message_bytes()}),
+          .quiet_interval = FromMillis(config.sse_ping_interval_ms()),
+          .tls = tls};
+}
+
 }  // namespace
 
 RouterServer::RouterServer(const v1::RouterConfig& config, std::shared_ptr<const LinkSecurity> links,
@@ -132,13 +153,17 @@ RouterServer::RouterServer(const v1::RouterConfig& config, std::shared_ptr<const
       metrics_(std::move(metrics)),
       request_log_(std::move(request_log)),
       dispatcher_(DispatchOptions(config), &clock_, metrics_.get(), links_.get()),
-      inference_service_({.dispatcher = &dispatcher_,
-                          .metrics = metrics_.get(),
-                          .calls = &calls_,
-                          .request_log = request_log_.get(),
-                          .clock = &clock_,
-                          .max_stream_buffer_bytes = config.max_stream_buffer_bytes()}),
+      inference_service_(Environment()),
       cluster_service_(&dispatcher_, config.heartbeat_interval_ms()) {}
+
+CallEnvironment RouterServer::Environment() {
+  return {.dispatcher = &dispatcher_,
+          .metrics = metrics_.get(),
+          .calls = &calls_,
+          .request_log = request_log_.get(),
+          .clock = &clock_,
+          .max_stream_buffer_bytes = config_.max_stream_buffer_bytes()};
+}
 
 absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::RouterConfig& config) {
   RETURN_IF_ERROR(CheckConfig(config));
@@ -192,11 +217,25 @@ absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::Rout
                         if (r->calls_.draining()) return "draining";
                         return r->told_serving_ ? "" : "no group takes requests";
                       });
+  router->api_ = std::make_unique<ApiHandler>(
+      ApiHandler::Options{.environment = router->Environment(),
+                          .model_names = absl::StrSplit(config.served_model_name(), ',', absl::SkipEmpty()),
+                          .metrics_text = [r = router.get()] { return r->MetricsText(); },
+                          .why_not_ready = [r = router.get()] { return r->health_.WhyNotReady(); }});
+  if (!config.tls_certificate().empty()) {
+    ASSIGN_OR_RETURN(router->http_tls_, TlsContext::Create(TlsOf(config), &router->clock_));
+  }
+  // HTTP clients come by TCP: a router on a socket of the file system has gRPC alone.
+  if (!absl::StartsWith(config.host(), "unix:")) {
+    ASSIGN_OR_RETURN(router->http_server_,
+                     HttpServer::Start(HttpOptions(config, router->http_tls_.get()), router->api_.get()));
+  }
   router->health_thread_ = std::thread([r = router.get()] { r->WatchHealth(); });
   LogInfo("listens on ", router->grpc_address_, config.tls_certificate().empty() ? "" : " (TLS)",
           registers_apart ? "; workers register at " : "", registers_apart ? router->cluster_address_ : "",
-          registers_apart && router->links_->mutual() ? " (TLS)" : "", "; metrics at ", router->metrics_address_,
-          "/metrics");
+          registers_apart && router->links_->mutual() ? " (TLS)" : "",
+          router->http_server_ == nullptr ? "" : "; HTTP API at ", router->http_address(), "; metrics at ",
+          router->metrics_address_, "/metrics");
   return router;
 }
 
@@ -215,9 +254,11 @@ RouterServer::~RouterServer() {
   }
   if (server_ != nullptr) {
     // Open calls are cancelled, and their ends are waited for.
+    if (http_server_ != nullptr) http_server_->Shutdown();
     server_->Shutdown(std::chrono::system_clock::now());
     server_->Wait();
     calls_.AwaitNone();
+    http_server_.reset();
     server_.reset();
   }
 }
@@ -255,6 +296,7 @@ void RouterServer::EndOpenCalls() {
 
 void RouterServer::StartDrain() {
   calls_.StartDrain();
+  if (http_server_ != nullptr) http_server_->StartDrain();
   MutexLock lock(mu_);
   stopped_changed_.NotifyAll();
 }

@@ -21,10 +21,13 @@
 #include "router/call_registry.h"
 #include "router/cluster_service.h"
 #include "router/dispatcher.h"
+#include "router/http/api_handler.h"
+#include "router/http/http_server.h"
 #include "router/inference_service.h"
 #include "router/request_log.h"
 #include "router/router_metrics.h"
 #include "security/link_security.h"
+#include "security/tls_context.h"
 
 namespace grpc {
 class Server;
@@ -46,6 +49,8 @@ class RouterServer {
   // Where workers register.
   const std::string& cluster_address() const { return cluster_address_; }
   const std::string& metrics_address() const { return metrics_address_; }
+  // Empty if the host is a unix: socket.
+  std::string http_address() const { return http_server_ == nullptr ? "" : http_server_->address(); }
 
   // Takes no new requests and reports NOT_SERVING; those that are open go on.
   void StartDrain();
@@ -62,6 +67,8 @@ class RouterServer {
   void WatchHealth();
 
   const v1::RouterConfig config_;
+  CallEnvironment Environment();
+
   const std::shared_ptr<const LinkSecurity> links_;
   const SystemClock clock_;
   const std::unique_ptr<MetricsRegistry> metrics_registry_;
@@ -79,6 +86,9 @@ class RouterServer {
   std::string metrics_address_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<grpc::Server> cluster_server_;  // null: cluster_service_ is in server_
+  std::unique_ptr<ApiHandler> api_;
+  std::unique_ptr<TlsContext> http_tls_;  // null: none
+  std::unique_ptr<HttpServer> http_server_;
   std::thread health_thread_;
 
   Mutex mu_;

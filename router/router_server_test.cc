@@ -496,7 +496,7 @@ TEST(RunRouter, WritesItsAddressesAndEndsOpenRequestsBeforeItExits) {
     std::getline(file, line);
   }
   const std::vector<std::string> parts = absl::StrSplit(line, ' ');
-  ASSERT_EQ(parts.size(), 2) << line;
+  ASSERT_EQ(parts.size(), 3) << line;
   ASSERT_TRUE(absl::StartsWith(parts[0], "grpc=127.0.0.1:")) << line;
   ASSERT_TRUE(absl::StartsWith(parts[1], "metrics=127.0.0.1:")) << line;
   const std::string address = parts[0].substr(5);

@@ -36,7 +36,7 @@ a draft worker `outrider_drafter_*`, `outrider serve` all of them with the label
 def cluster(*more):
     """The address of gRPC and of the metrics of a running cluster."""
     command = ["./outrider", "serve", MODEL, "--draft-model", MODEL, "-t", "2", "--threads", "2", "--grpc-port", "0",
-               "--metrics-port", "0", "--max-model-len", "512", *more]
+               "--metrics-port", "0", "--http-port", "0", "--max-model-len", "512", *more]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         # Never in the way of the test's own bound.
         watch = threading.Timer(4 * BOUND_S, process.kill)

@@ -25,6 +25,7 @@ inline v1::RouterConfig TestConfig() {
   v1::RouterConfig config;
   config.set_grpc_port(0);
   config.set_metrics_port(0);
+  config.set_http_port(0);
   config.set_queue_timeout_ms(20000);
   config.set_heartbeat_interval_ms(30);
   // Generous: two busy cores must not look like a loss.

@@ -16,7 +16,6 @@
 #include "worker/model/testing/test_device.h"
 
 namespace outrider {
-namespace {
 
 // Bazel runs tests in a folder of links to their inputs; the real file's folder is the source tree.
 std::string SourceFile(const std::string& path) {
@@ -24,6 +23,8 @@ std::string SourceFile(const std::string& path) {
   const auto workspace = std::filesystem::canonical("WORKSPACE", error);
   return error ? path : (workspace.parent_path() / path).string();
 }
+
+namespace {
 
 std::string ReadFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -69,6 +70,7 @@ ClusterOptions TestCluster() {
   options.draft_model = SmallModelPath();
   options.grpc_port = 0;
   options.metrics_port = 0;
+  options.http_port = 0;
   options.max_model_len = 512;
   if (TestDevice() == Device::kCuda) options.device = "cuda";
   return options;

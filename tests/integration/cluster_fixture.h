@@ -12,6 +12,8 @@
 
 namespace outrider {
 
+// A file of the source tree, by its path there.
+std::string SourceFile(const std::string& path);
 // The draft model that comes with the project: small enough to be a target too.
 std::string SmallModelPath();
 // A checkpoint in Hugging Face's layout: a folder of worker/model/testdata/hf.

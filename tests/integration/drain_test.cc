@@ -31,9 +31,9 @@ class Parts {
   Parts() {
     static int last = 0;
     folder_ = absl::StrCat(RuntimeFolder(), "/", ++last, "-");
-    router_ = std::make_unique<Process>(std::vector<std::string>{"router", "--grpc-port=0", "--metrics-port=0",
-                                                                 "--address-file=" + folder_ + "router",
-                                                                 "--replay-wait-ms=30000"});
+    router_ = std::make_unique<Process>(
+        std::vector<std::string>{"router", "--grpc-port=0", "--metrics-port=0", "--http-port=0",
+                                 "--address-file=" + folder_ + "router", "--replay-wait-ms=30000"});
     Await("the router listens", [&] { return !AddressIn(folder_ + "router", "grpc").empty(); });
     grpc_ = AddressIn(folder_ + "router", "grpc");
     metrics_ = AddressIn(folder_ + "router", "metrics");

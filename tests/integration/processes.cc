@@ -33,7 +33,7 @@ int ExitCode(int wait_status) {
 
 Processes::Processes(const std::vector<std::string>& settings) : folder_(FolderPrefix()) {
   const std::string address_file = folder_ + "router";
-  std::vector<std::string> args = {"router", "--grpc-port=0", "--metrics-port=0",
+  std::vector<std::string> args = {"router", "--grpc-port=0", "--metrics-port=0", "--http-port=0",
                                    absl::StrCat("--address-file=", address_file)};
   const auto is_log = [](const std::string& setting) { return absl::StartsWith(setting, "--request-log="); };
   if (std::none_of(settings.begin(), settings.end(), is_log)) {

@@ -40,7 +40,7 @@ TEST(Tls, AClusterOverTcpServesWhatOneOnSocketsDoesAndNoStranger) {
   TestAuthority cluster("cluster"), edge("edge"), strange("strange");
   const std::string folder = RuntimeFolder();
   const TlsFiles public_files = edge.Issue("public", "127.0.0.1");
-  const Process router(With({"router", "--grpc-port=0", "--metrics-port=0", "--cluster-host=127.0.0.1",
+  const Process router(With({"router", "--grpc-port=0", "--http-port=0", "--metrics-port=0", "--cluster-host=127.0.0.1",
                              "--cluster-port=0", absl::StrCat("--tls-certificate=", public_files.certificate),
                              absl::StrCat("--tls-private-key=", public_files.private_key),
                              absl::StrCat("--address-file=", folder, "/tls-router")},
@@ -123,8 +123,8 @@ TEST(Tls, AClusterOverTcpServesWhatOneOnSocketsDoesAndNoStranger) {
 TEST(Tls, WhatOtherMachinesReachIsNotOpenedUnasked) {
   const std::string model = absl::StrCat("--model=", SmallModelPath());
   for (const Args& args :
-       {Args{"router", "--host=0.0.0.0", "--grpc-port=0", "--metrics-port=0"},
-        Args{"router", "--cluster-host=0.0.0.0", "--grpc-port=0", "--metrics-port=0"},
+       {Args{"router", "--host=0.0.0.0", "--grpc-port=0", "--http-port=0", "--metrics-port=0"},
+        Args{"router", "--cluster-host=0.0.0.0", "--grpc-port=0", "--http-port=0", "--metrics-port=0"},
         Args{"router", "--tls-certificate=/nowhere"}, Args{"target", "--host=0.0.0.0", model},
         Args{"draft", "--host=0.0.0.0", model}, Args{"draft", "--link-certificate=/nowhere", model}}) {
     Process process(args);

@@ -102,6 +102,7 @@ absl::StatusOr<Request> RequestFromProto(const v1::Submit& proto, TimePoint rece
   request.draft = proto.draft();
   request.lookahead = proto.lookahead();
   request.priority = proto.priority();
+  request.prefix_salt = proto.prefix_salt();
   return request;
 }
 
