@@ -10,7 +10,8 @@ import sys
 import tempfile
 
 SOURCE = (".h", ".cc", ".cu", ".cuh")
-ROOMS = ("base", "bazel", "cli", "deploy", "kernels", "proto", "router", "security", "tests", "text", "worker")
+ROOMS = ("base", "bazel", "cli", "deploy", "kernels", "proto", "router", "security", "tests", "text",
+         "tracing", "worker")
 
 # Who may include whom, room by room (a room's own folder is always allowed). Tests may include more: see _is_test.
 ALLOWED = {
@@ -19,7 +20,8 @@ ALLOWED = {
     "text": {"base"},
     "proto": set(),
     "security": {"base"},
-    "router": {"base", "proto", "security", "text"},
+    "tracing": {"base", "proto", "security"},
+    "router": {"base", "proto", "security", "text", "tracing"},
     "worker/sequence": {"base", "worker/step"},
     "worker/step": {"base", "worker/sequence"},
     "worker/kvcache": {"base", "worker/sequence"},
@@ -29,10 +31,10 @@ ALLOWED = {
     "worker/group": {"base", "proto", "worker/step", "worker/sequence", "worker/parallel"},
     "worker/model": {"base", "kernels", "text", "worker/step", "worker/sequence", "worker/parallel", "worker/sampling"},
     "worker/sampling": {"base", "kernels", "worker/step", "worker/sequence", "worker/model"},
-    "worker/engine": {"base", "worker/step", "worker/sequence", "worker/scheduler", "worker/kvcache",
+    "worker/engine": {"base", "tracing", "worker/step", "worker/sequence", "worker/scheduler", "worker/kvcache",
                       "worker/speculation", "worker/model", "worker/parallel", "worker/group", "worker/sampling"},
     "worker/rpc": {"base", "proto", "security", "text", "worker"},
-    "worker": {"base", "proto", "security", "text", "worker", "kernels"},
+    "worker": {"base", "proto", "security", "text", "tracing", "worker", "kernels"},
     "cli": {"base", "proto", "router", "security", "worker", "text", "kernels"},
 }
 
@@ -49,6 +51,7 @@ PURE_FILES = (
     "cli/child_watch", "cli/metrics_merge", "cli/flag_translation", "cli/arrival_process",
     "cli/bench_statistics", "cli/bench_report", "cli/metrics_page", "cli/cluster_view", "cli/command_tree",
     "cli/completion_script", "cli/man_page", "cli/host_diagnosis",
+    "base/trace_context", "tracing/export_policy",
 )
 IMPURE_INCLUDE = re.compile(r"grpc|google/protobuf|\.pb\.h|cuda|nccl|^(thread|mutex|condition_variable|future)$|"
                             r"absl/time/clock\.h|absl/synchronization|prometheus/|^sys/|^unistd\.h$|^fcntl\.h$")
@@ -64,9 +67,11 @@ ONLY_IN = (
     (re.compile(r"^(pcre2|utf8proc)\.h$"), re.compile(r"^text/")),
     (re.compile(r"^histedit\.h$"), re.compile(r"^cli/line_editor\.cc$")),
     (re.compile(r"^hwy/"), re.compile(r"^kernels/")),
-    (re.compile(r"\.grpc\.pb\.h$"), re.compile(r"^(router|worker/rpc|cli|tests)/|^worker/[a-z_]*_main\.cc$")),
+    (re.compile(r"\.grpc\.pb\.h$"),
+     re.compile(r"^(router|tracing|worker/rpc|cli|tests)/|^worker/[a-z_]*_main\.cc$")),
     (re.compile(r"^openssl/"), re.compile(r"^security/")),
-    (re.compile(r"^grpcpp/"), re.compile(r"^(router|security|worker/rpc|cli|tests)/|^worker/[a-z_]*_main\.cc$")),
+    (re.compile(r"^grpcpp/"),
+     re.compile(r"^(router|security|tracing|worker/rpc|cli|tests)/|^worker/[a-z_]*_main\.cc$")),
 )
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 BANNED_WORDS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
