@@ -2,12 +2,14 @@
 
 #include <unistd.h>
 
-#include <regex>
+#include <cstddef>
 #include <set>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "cli/config_schema.h"
 #include "proto/config.pb.h"
 
@@ -30,12 +32,27 @@ bool IsForTests(const std::string& name) {
   return absl::StartsWith(name, "TEST_") || name == "SOAK_SECONDS" || name == "SIMULATION_SEEDS" || name == "MODEL_DIR";
 }
 
-// kubernetes.io/docs/tutorials/services/connect-applications-service: "environment variables" of a service.
+bool EndsAsServiceLink(const std::vector<std::string>& words, size_t first) {
+  const std::vector<std::string> link(words.begin() + static_cast<std::ptrdiff_t>(first), words.end());
+  if (link.size() < 2) return false;
+  if (link[0] == "SERVICE") return (link[1] == "HOST" && link.size() == 2) || link[1] == "PORT";
+  static const auto* const protocols = new std::set<std::string>{"TCP", "UDP", "SCTP"};
+  static const auto* const parts = new std::set<std::string>{"ADDR", "PORT", "PROTO"};
+  int port = 0;
+  return link[0] == "PORT" && (link.size() == 3 || link.size() == 4) && absl::SimpleAtoi(link[1], &port) &&
+         protocols->count(link[2]) > 0 && (link.size() == 3 || parts->count(link[3]) > 0);
+}
+
+// kubernetes.io/docs/tutorials/services/connect-applications-service, "environment variables" of a service:
+// ..._SERVICE_HOST, ..._SERVICE_PORT with the port's name or without, ..._PORT=tcp://..., ..._PORT_80_TCP with ADDR,
+// PORT or PROTO behind it or without.
 bool IsServiceLink(const std::string& name, const std::string& value) {
-  static const std::regex* const pattern = new std::regex(
-      "([A-Z0-9_]*_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|"
-      "PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)");
-  return std::regex_match(name, *pattern) || (absl::EndsWith(name, "PORT") && absl::StartsWith(value, "tcp://"));
+  if (absl::EndsWith(name, "PORT") && absl::StartsWith(value, "tcp://")) return true;
+  const std::vector<std::string> words = absl::StrSplit(name, '_');
+  for (size_t first = 0; first < words.size(); ++first) {
+    if (EndsAsServiceLink(words, first)) return true;
+  }
+  return false;
 }
 
 }  // namespace

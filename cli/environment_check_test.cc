@@ -40,6 +40,11 @@ TEST(EnvironmentCheck, KnowsWhatKubernetesSetsForAService) {
                                                          {"OUTRIDER_SERVICE_HOST", "10.0.0.1"}});
   EXPECT_TRUE(findings.status.ok()) << findings.status.message();
   EXPECT_TRUE(findings.warnings.empty());
+  for (const char* other :
+       {"OUTRIDER_ROUTER_SERVICE_HOST_X", "OUTRIDER_ROUTER_PORT_X_TCP", "OUTRIDER_ROUTER_PORT_9_QUIC",
+        "OUTRIDER_ROUTER_PORT_9_TCP_ADDR_X", "OUTRIDER_ROUTER_SERVICE"}) {
+    EXPECT_EQ(CheckEnvironment({{other, "x"}}).warnings.size(), 1u) << other;
+  }
 }
 
 }  // namespace
