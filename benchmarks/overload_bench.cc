@@ -4,10 +4,13 @@
 //
 // First the peak: half as many clients again as the group runs sequences, so that somebody always waits, each with its
 // next request as soon as the one before has ended. Then open loops: requests come at 1, 2 and 5 times the peak's rate
-// at random times (Poisson, by the seed), whether or not those before have ended. Outputs have --max-tokens in the
-// mean, half to one and a half as many. Each request has the same deadline, five times the peak's median latency.
+// at random times (Poisson, by the seed), whether or not those before have ended. Then the peak again: how it differs
+// from the first is what the machine alone does. Outputs have --max-tokens in the mean, half to one and a half as many.
+// Each request of the open loops has the same deadline, five times the peak's median latency. What ends in the first
+// two seconds of a case, or after its last request was offered, is no goodput: the group fills up then, or works off
+// what waits while nobody comes.
 //
-//   goodput    requests a second that ended as OK within their deadline
+//   goodput    requests a second that ended as OK within their deadline; good_tokens are theirs, a second
 //   refused    RESOURCE_EXHAUSTED or UNAVAILABLE, and not accepted by the router's ledger; refusal_ms is from the call
 //              to its end, as the client sees it
 //   given_up   accepted, and ended like that without a token: a deadline that could be made no longer
@@ -99,16 +102,27 @@ std::set<std::string> Accepted(const std::string& request_log) {
   return ids;
 }
 
-// `seconds` is how long requests were offered.
-nlohmann::ordered_json Report(const char* name, double rate, double seconds, double peak,
+// What of a case counts as its goodput: from when the group is full to when the last request is offered.
+struct Window {
+  Clock::time_point begin, end;
+};
+
+// Peak and goodput.
+struct Rate {
+  double requests_per_s = 0, tokens_per_s = 0;
+};
+
+nlohmann::ordered_json Report(const char* name, double offered_per_s, const Window& window, Rate* peak,
                               const std::vector<Outcome>& outcomes, const std::set<std::string>& accepted) {
-  int num_good = 0, num_late = 0, num_cut = 0, num_other = 0, num_without_retry_time = 0;
+  int num_good = 0, num_good_tokens = 0, num_late = 0, num_cut = 0, num_other = 0, num_without_retry_time = 0;
   std::vector<double> good_ms, refusal_ms, given_up_ms;
   for (const Outcome& outcome : outcomes) {
     const bool refused =
         outcome.code == grpc::StatusCode::RESOURCE_EXHAUSTED || outcome.code == grpc::StatusCode::UNAVAILABLE;
     if (outcome.code == 0) {
+      if (outcome.end <= window.begin || outcome.end > window.end) continue;
       ++num_good;
+      num_good_tokens += outcome.num_tokens;
       good_ms.push_back(outcome.ms);
     } else if (refused && outcome.num_tokens == 0) {
       (accepted.count(outcome.request_id) > 0 ? given_up_ms : refusal_ms).push_back(outcome.ms);
@@ -121,13 +135,17 @@ nlohmann::ordered_json Report(const char* name, double rate, double seconds, dou
       ++num_other;
     }
   }
-  const double goodput = num_good / seconds;
+  const double seconds = std::chrono::duration<double>(window.end - window.begin).count();
+  const Rate good = {num_good / seconds, num_good_tokens / seconds};
+  if (peak->requests_per_s == 0) *peak = good;
   return {
       {"case", name},
-      {"offered_per_s", rate},
+      {"offered_per_s", offered_per_s},
       {"requests", outcomes.size()},
-      {"goodput_per_s", goodput},
-      {"goodput_of_peak", peak > 0 ? goodput / peak : 1},
+      {"goodput_per_s", good.requests_per_s},
+      {"goodput_of_peak", good.requests_per_s / peak->requests_per_s},
+      {"good_tokens_per_s", good.tokens_per_s},
+      {"good_tokens_of_peak", good.tokens_per_s / peak->tokens_per_s},
       {"good_ms_p50", Quantile(good_ms, 0.5)},
       {"good_ms_p99", Quantile(good_ms, 0.99)},
       {"refused", refusal_ms.size()},
@@ -177,29 +195,34 @@ int Main(int argc, char** argv) {
   std::vector<Outcome> outcomes;
   std::mutex mu;
   std::atomic<int> next{0};
-  // The peak; what ends in the first seconds only warms up.
-  constexpr double kWarmUpSeconds = 2;
-  const auto after = [begin = Clock::now()](double at) {
-    return begin + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(at));
+  constexpr auto kWarmUp = std::chrono::seconds(2);
+  const auto window_of = [&](Clock::time_point begin) {
+    return Window{begin + kWarmUp, begin + kWarmUp + std::chrono::seconds(seconds)};
   };
-  std::vector<std::thread> closed_loop;
-  for (int i = 0; i < max_sequences * 3 / 2; ++i) {
-    closed_loop.emplace_back([&] {
-      while (Clock::now() < after(kWarmUpSeconds + seconds)) {
-        const Outcome outcome = RunOne(*stub, request_of(next++), kLongMs);
-        const std::lock_guard<std::mutex> lock(mu);
-        if (outcome.end > after(kWarmUpSeconds) && outcome.end <= after(kWarmUpSeconds + seconds)) {
-          outcomes.push_back(outcome);
-        }
-      }
-    });
+  const auto run_one = [&](double with_deadline_ms) {
+    const Outcome outcome = RunOne(*stub, request_of(next++), with_deadline_ms);
+    const std::lock_guard<std::mutex> lock(mu);
+    outcomes.push_back(outcome);
+  };
+  Rate peak;
+  const auto closed_loop = [&](const char* name) {
+    outcomes.clear();
+    const Window window = window_of(Clock::now());
+    std::vector<std::thread> clients;
+    for (int i = 0; i < max_sequences * 3 / 2; ++i) {
+      clients.emplace_back([&] {
+        while (Clock::now() < window.end) run_one(kLongMs);
+      });
+    }
+    for (std::thread& client : clients) client.join();
+    return Report(name, 0, window, &peak, outcomes, {});
+  };
+  auto report = closed_loop("peak");
+  if (peak.requests_per_s == 0) {
+    std::fprintf(stderr, "overload_bench: no request ended in %d s: --seconds is too short\n", seconds);
+    return 1;
   }
-  for (std::thread& client : closed_loop) client.join();
-  const double peak = static_cast<double>(outcomes.size()) / seconds;
-  std::vector<double> latencies;
-  for (const Outcome& outcome : outcomes) latencies.push_back(outcome.ms);
-  const double deadline_ms = 5 * Quantile(latencies, 0.5);
-  auto report = Report("peak", peak, seconds, peak, outcomes, {});
+  const double deadline_ms = 5 * report["good_ms_p50"].get<double>();
   report["deadline_ms"] = deadline_ms;
   std::printf("%s\n", report.dump().c_str());
   std::fflush(stdout);
@@ -207,23 +230,22 @@ int Main(int argc, char** argv) {
   std::mt19937_64 random(seed);
   for (const auto& [name, factor] : {std::pair{"1x", 1.0}, {"2x", 2.0}, {"5x", 5.0}}) {
     outcomes.clear();
-    const double rate = factor * peak;
+    const double rate = factor * peak.requests_per_s;
     std::exponential_distribution<double> gap(rate);
     std::vector<std::thread> clients;
-    const auto begin = Clock::now();
-    for (double at = gap(random); at < seconds; at += gap(random)) {
-      std::this_thread::sleep_until(begin +
-                                    std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(at)));
-      clients.emplace_back([&] {
-        const Outcome outcome = RunOne(*stub, request_of(next++), deadline_ms);
-        const std::lock_guard<std::mutex> lock(mu);
-        outcomes.push_back(outcome);
-      });
+    auto next_at = Clock::now();
+    const Window window = window_of(next_at);
+    while (true) {
+      next_at += std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(gap(random)));
+      if (next_at > window.end) break;
+      std::this_thread::sleep_until(next_at);
+      clients.emplace_back([&] { run_one(deadline_ms); });
     }
     for (std::thread& client : clients) client.join();
-    std::printf("%s\n", Report(name, rate, seconds, peak, outcomes, Accepted(request_log)).dump().c_str());
+    std::printf("%s\n", Report(name, rate, window, &peak, outcomes, Accepted(request_log)).dump().c_str());
     std::fflush(stdout);
   }
+  std::printf("%s\n", closed_loop("peak again").dump().c_str());
   std::remove(request_log);
   return 0;
 }
