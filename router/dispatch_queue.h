@@ -29,11 +29,11 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/token_bucket.h"
 #include "router/admission_controller.h"
 #include "router/prefix_affinity_policy.h"
 #include "router/prefix_index.h"
 #include "router/quarantine.h"
-#include "router/retry_budget.h"
 #include "router/route_request.h"
 #include "router/service_rate.h"
 #include "router/worker_registry.h"
@@ -52,7 +52,7 @@ class DispatchQueue {
   struct Options {
     AdmissionController::Options admission;
     WorkerRegistry::Options registry;
-    RetryBudget::Options retry_budget;
+    TokenBucket::Options retry_budget;
     int64_t prefix_affinity_tokens = 2048;  // PrefixAffinityPolicy's load_tokens
   };
   // What was decided. The caller carries it out.
@@ -157,7 +157,7 @@ class DispatchQueue {
   const PrefixAffinityPolicy policy_;
   WorkerRegistry registry_;
   AdmissionController admission_;
-  RetryBudget budget_;
+  TokenBucket budget_;
   ServiceRate rate_;
   Quarantine quarantine_;
   absl::flat_hash_map<CallId, Waiting> waiting_;  // those in admission_
