@@ -22,7 +22,7 @@
 #include "cli/bench_prompts.h"
 #include "cli/bench_report.h"
 #include "cli/bench_statistics.h"
-#include "cli/client_tls.h"
+#include "cli/client_access.h"
 #include "cli/page_address.h"
 #include "cli/progress.h"
 
@@ -34,7 +34,7 @@ constexpr int64_t kMaxDatasetBytes = int64_t{2} << 30;
 constexpr int kMaxPrompts = 1'000'000;
 
 struct ServeFlags {
-  ClientTls tls;
+  ClientAccess access;
   std::string address, host = "127.0.0.1", metrics_address = "127.0.0.1:9100", backend = "grpc", model;
   uint32_t port = 9000;
   std::string dataset_name = "random", dataset_path;
@@ -263,10 +263,8 @@ absl::Status RunBenchServe(const CLI::App& command, const ServeFlags& flags) {
   run.has_goodput = !goodput.empty();
 
   const std::string address = flags.address.empty() ? absl::StrCat(flags.host, ":", flags.port) : flags.address;
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(64 << 20);
-  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::ChannelCredentials> credentials, Credentials(flags.tls));
-  const auto stub = v1::Inference::NewStub(grpc::CreateCustomChannel(address, credentials, arguments));
+  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel, OpenChannel(address, flags.access));
+  const auto stub = v1::Inference::NewStub(channel);
   ASSIGN_OR_RETURN(const v1::ModelInfo info, AwaitModel(*stub, address, flags.ready_timeout_s));
   run.model_id = flags.model.empty() ? info.model() : flags.model;
   ASSIGN_OR_RETURN(const std::vector<v1::GenerateRequest> requests,
@@ -407,7 +405,7 @@ void AddBenchServeCommand(CLI::App& bench, int& exit_code) {
       bench.add_subcommand("serve", "A serving cluster under open-loop load, as `vllm bench serve`");
   const auto flags = std::make_shared<ServeFlags>();
   command->add_option("--address", flags->address, "Router to ask; else --host and --port")->type_name("HOST:PORT");
-  AddTlsFlags(*command, flags->tls);
+  AddAccessFlags(*command, flags->access);
   command->add_option("--host", flags->host, "Of the router")->type_name("[127.0.0.1]");
   command->add_option("--port", flags->port, "Its gRPC port")->type_name("[9000]")->check(CLI::Range(1, 65535));
   command

@@ -16,7 +16,7 @@
 #include "cli/chat_answer.h"
 #include "cli/chat_session.h"
 #include "cli/child_cluster.h"
-#include "cli/client_tls.h"
+#include "cli/client_access.h"
 #include "cli/cluster_flags.h"
 #include "cli/generate_client.h"  // DescribeFinished
 #include "cli/line_editor.h"
@@ -32,7 +32,7 @@ constexpr int64_t kMaxConversationBytes = 64 << 20;
 
 struct ChatFlags {
   std::string address = "127.0.0.1:9000", system;
-  ClientTls tls;
+  ClientAccess access;
   ClusterOptions cluster;
   float temperature = 1, top_p = 1, min_p = 0;
   uint32_t top_k = 0, max_tokens = 0;
@@ -201,7 +201,7 @@ absl::Status RunChat(const CLI::App& command, const ChatFlags& flags, int& exit_
   std::string address = flags.address;
   std::unique_ptr<ChildCluster> cluster;
   if (!flags.cluster.model.empty()) {
-    if (command.get_option("--address")->count() > 0 || flags.tls.on || !flags.tls.files.empty()) {
+    if (command.get_option("--address")->count() > 0 || flags.access.tls || !flags.access.files.empty()) {
       return absl::InvalidArgumentError(
           "give either --address (a running router), with --tls where it has it, or --model, not both");
     }
@@ -213,10 +213,8 @@ absl::Status RunChat(const CLI::App& command, const ChatFlags& flags, int& exit_
     address = cluster->grpc_address();
   }
   if (interactive) BlockInterrupts();
-  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::ChannelCredentials> credentials, Credentials(flags.tls));
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(64 << 20);
-  const auto stub = v1::Inference::NewStub(grpc::CreateCustomChannel(address, credentials, arguments));
+  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel, OpenChannel(address, flags.access));
+  const auto stub = v1::Inference::NewStub(channel);
   v1::ModelInfo info;
   const grpc::Status status = AskModelInfo(*stub, interactive, info);
   if (status.error_code() == grpc::StatusCode::CANCELLED) {
@@ -248,7 +246,7 @@ void AddChatCommand(CLI::App& app, int& exit_code) {
   flags->cluster.grpc_port = 0;
   flags->cluster.metrics_port = 0;
   command->add_option("--address", flags->address, "Router to ask")->type_name("[127.0.0.1:9000]");
-  AddTlsFlags(*command, flags->tls);
+  AddAccessFlags(*command, flags->access);
   command->add_option("--model", flags->cluster.model, "Start a cluster of this model instead")->type_name("FILE");
   AddClusterFlags(*command, flags->cluster);
   command->add_option("--system", flags->system, "A message that goes before all others")->type_name("TEXT");

@@ -92,6 +92,8 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
                      {"router", flag("host", options.host), flag("grpc-port", options.grpc_port),
                       flag("cluster-host", cluster_address), flag("metrics-compat", options.metrics_compat),
                       flag("http-port", options.http_port)}};
+  if (!options.api_keys.empty()) router.args.push_back(flag("api-keys", options.api_keys));
+  if (options.vllm_engine) router.args.push_back(flag("vllm-engine", "true"));
   if (!options.served_model_name.empty()) {
     router.args.push_back(flag("served-model-name", options.served_model_name));
   }

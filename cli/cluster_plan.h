@@ -34,6 +34,8 @@ struct ClusterOptions {
   std::string served_model_name;  // empty: the model's own
   uint32_t metrics_port = 9100;
   std::string metrics_compat = "vllm";
+  std::string api_keys;
+  bool vllm_engine = false;
   std::string log_format = "text";
   // For benches: recorded outputs that draft workers draft, and the share of them that is right (DraftConfig.replay).
   std::string draft_replay;

@@ -45,6 +45,21 @@ TEST(Commands, HealthOfNobodyIsOneAndSaysSo) {
   EXPECT_EQ(RunProgram({"health", "--address", "a:1", "--metrics-address", "b:1"}).exit_code, 2);
 }
 
+TEST(Commands, KeyDrawsAnotherEachTimeAndTellsItApartFromItsLine) {
+  const ProgramResult first = RunProgram({"key", "alice", "--tokens-per-minute", "1000"});
+  const ProgramResult second = RunProgram({"key", "alice", "--json"});
+  ASSERT_EQ(first.exit_code, 0) << first.err;
+  EXPECT_EQ(first.out.find("alice sha256:"), 0u) << first.out;
+  EXPECT_NE(first.out.find(" tokens_per_minute=1000\n"), std::string::npos) << first.out;
+  EXPECT_NE(first.err.find("the key of alice, shown this once: or-"), std::string::npos) << first.err;
+  const Json json = Json::parse(second.out);
+  EXPECT_EQ(json["line"].get<std::string>().find(json["key"].get<std::string>()), std::string::npos);
+  EXPECT_NE(first.out.substr(0, 77), json["line"].get<std::string>().substr(0, 77));
+  EXPECT_EQ(RunProgram({"key"}).exit_code, 2);
+  EXPECT_EQ(RunProgram({"key", "a b"}).exit_code, 2);
+  EXPECT_EQ(RunProgram({"key", "a", "--tokens-per-minute", "0"}).exit_code, 2);
+}
+
 TEST(Commands, ConfigDumpTellsValueAndSourceOfEverySetting) {
   const std::string file = WriteFile("router.yaml", "grpc_port: 9001\nreplay_burst: 7\n");
   const ProgramResult dump = RunProgram({"config", "dump", "router", "--config", file, "--json", "--replay-burst", "8"},

@@ -18,9 +18,9 @@ namespace {
 
 constexpr char kPrefix[] = "OUTRIDER_";
 
-// Names without the prefix that a setting of any process has.
+// Names without the prefix that a setting of any process has, or a flag of a client (client_access.h).
 std::vector<std::string> KnownNames() {
-  std::set<std::string> names;
+  std::set<std::string> names = {"API_KEY"};
   for (const auto* message :
        {v1::RouterConfig::descriptor(), v1::TargetConfig::descriptor(), v1::DraftConfig::descriptor()}) {
     for (const Setting& setting : SettingsOf(*message)) names.insert(setting.variable.substr(sizeof(kPrefix) - 1));

@@ -74,7 +74,12 @@ constexpr VllmFlag kVllmFlags[] = {
     {"--config", Kind::kRefused, "",
      "files of settings are for `outrider router`, `target` and `draft`: --config FILE"},
     {"--port", Kind::kValue, "--http-port"},
-    {"--api-key", Kind::kRefused, "", "there are no keys here; put a proxy that checks them before it"},
+    {"--api-key", Kind::kRefused, "",
+     "keys lie in a file, so that nobody reads them off the command line: `outrider key NAME >> FILE`, then --api-keys "
+     "FILE"},
+    {"--ssl-certfile", Kind::kValue, "--tls-certificate"},
+    {"--ssl-keyfile", Kind::kValue, "--tls-private-key"},
+    {"--ssl-ca-certs", Kind::kValue, "--tls-authorities"},
     {"--enable-lora", Kind::kRefused, "", "adapters are not served"},
     {"--lora-modules", Kind::kRefused, "", "adapters are not served"},
     {"--enable-auto-tool-choice", Kind::kRefused, "", "tools are not served"},

@@ -12,6 +12,8 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "base/mutex.h"
+#include "base/status_macros.h"
+#include "cli/client_access.h"
 #include "proto/google/rpc/error_details.pb.h"
 #include "proto/google/rpc/status.pb.h"
 #include "proto/inference.grpc.pb.h"
@@ -20,8 +22,6 @@ namespace outrider {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-constexpr int kMaxMessageBytes = 64 << 20;
 
 // google.rpc.RetryInfo of a status' details.
 std::optional<int64_t> RetryAfterMs(const grpc::Status& status) {
@@ -103,11 +103,10 @@ Json LogprobsJson(const std::vector<v1::TokenLogprobs>& logprobs) {
 absl::Status RunRequests(const ClientOptions& options, const std::vector<v1::GenerateRequest>& requests,
                          const std::function<void(int, int, const std::string&)>& on_text,
                          const std::function<void(int, const RequestOutcome&)>& on_done) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  const auto channel = grpc::CreateCustomChannel(
-      options.address, options.credentials == nullptr ? grpc::InsecureChannelCredentials() : options.credentials,
-      arguments);
+  std::shared_ptr<grpc::Channel> channel = options.channel;
+  if (channel == nullptr) {
+    ASSIGN_OR_RETURN(channel, OpenChannel(options.address, {}));
+  }
   const auto deadline = std::chrono::system_clock::now() +
                         std::chrono::milliseconds(static_cast<int64_t>(options.connect_timeout_s * 1000));
   if (!channel->WaitForConnected(deadline)) {

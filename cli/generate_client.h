@@ -11,7 +11,7 @@
 #include "proto/inference.pb.h"
 
 namespace grpc {
-class ChannelCredentials;
+class Channel;
 }  // namespace grpc
 
 namespace outrider {
@@ -37,7 +37,7 @@ struct ClientOptions {
   double connect_timeout_s = 10;  // until the router answers
   // Called as tokens of a request come, from any threads; those of one request in order. Null: not called.
   std::function<void(int request_index, int num_tokens)> on_tokens = nullptr;
-  std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr;  // null: an open connection
+  std::shared_ptr<grpc::Channel> channel = nullptr;  // to `address`; null: an open connection
 };
 
 // Calls `on_text(request_index, choice_index, text)` as text arrives, from any thread but one at a time, and

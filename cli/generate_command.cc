@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "cli/child_cluster.h"
-#include "cli/client_tls.h"
+#include "cli/client_access.h"
 #include "cli/cluster_flags.h"
 #include "cli/generate_client.h"
 #include "cli/generate_requests.h"
@@ -20,7 +20,7 @@ namespace {
 
 struct GenerateFlags {
   std::string address;
-  ClientTls tls;
+  ClientAccess access;
   ClusterOptions cluster;
   std::string prompt, chat, prompt_ids, input;
   uint32_t max_tokens = 0, min_tokens = 0, top_k = 0, n = 1;
@@ -118,14 +118,13 @@ absl::Status RunGenerate(const CLI::App& command, const GenerateFlags& flags) {
   if (!flags.input.empty()) {
     ASSIGN_OR_RETURN(requests, ReadRequests(flags.input, defaults));
   }
-  ASSIGN_OR_RETURN(std::shared_ptr<grpc::ChannelCredentials> credentials, Credentials(flags.tls));
-  ClientOptions client{
-      .address = flags.address, .concurrency = flags.concurrency, .credentials = std::move(credentials)};
+  ClientOptions client{.address = flags.address, .concurrency = flags.concurrency};
   std::unique_ptr<ChildCluster> cluster;
   if (client.address.empty()) {
     ASSIGN_OR_RETURN(cluster, ChildCluster::Start(flags.cluster));
     client.address = cluster->grpc_address();
-    client.credentials = nullptr;
+  } else {
+    ASSIGN_OR_RETURN(client.channel, OpenChannel(client.address, flags.access));
   }
   // Text streams when there is one choice to follow; several are printed whole, in order.
   const bool streams = !flags.json && requests.size() == 1 && requests[0].n() <= 1;
@@ -168,7 +167,7 @@ void AddGenerateCommand(CLI::App& app, int& exit_code) {
   flags->cluster.metrics_port = 0;
   flags->cluster.http_port = 0;
   command->add_option("--address", flags->address, "Router to ask")->type_name("HOST:PORT");
-  AddTlsFlags(*command, flags->tls);
+  AddAccessFlags(*command, flags->access);
   command->add_option("--model", flags->cluster.model, "Start a cluster of this model for the call")->type_name("FILE");
   AddClusterFlags(*command, flags->cluster);
   command->add_option("--prompt", flags->prompt, "Text to continue")->type_name("TEXT");

@@ -4,7 +4,7 @@
 #include <memory>
 #include <string>
 
-#include "cli/client_tls.h"
+#include "cli/client_access.h"
 #include "cli/health_query.h"
 
 namespace outrider {
@@ -14,7 +14,7 @@ void AddHealthCommand(CLI::App& app, int& exit_code) {
     std::string metrics_address = "127.0.0.1:9100", grpc_address, service;
     double timeout_s = 3;
     bool live = false, json = false;
-    ClientTls tls;
+    ClientAccess access;
   };
   CLI::App* const command = app.add_subcommand("health", "Say whether a process is alive and takes work");
   const auto flags = std::make_shared<Flags>();
@@ -26,7 +26,7 @@ void AddHealthCommand(CLI::App& app, int& exit_code) {
       command->add_option("--address", flags->grpc_address, "Its gRPC port instead: asks the gRPC health service")
           ->type_name("HOST:PORT")
           ->excludes(pages);
-  AddTlsFlags(*command, flags->tls);
+  AddTlsFlags(*command, flags->access);
   command->add_option("--service", flags->service, "With --address: this service rather than the server as a whole")
       ->type_name("NAME")
       ->needs(rpc)
@@ -45,7 +45,7 @@ void AddHealthCommand(CLI::App& app, int& exit_code) {
       "  outrider health --address 127.0.0.1:9000 --service outrider.v1.Inference");
   command->callback([=, &exit_code] {
     const Duration bound = FromMillis(1000 * flags->timeout_s);
-    const auto credentials = Credentials(flags->tls);
+    const auto credentials = Credentials(flags->access);
     if (!credentials.ok()) throw CLI::ValidationError(std::string(credentials.status().message()));
     const HealthAnswer answer = rpc->count() > 0
                                     ? QueryHealthService(flags->grpc_address, *credentials, flags->service, bound)

@@ -8,6 +8,7 @@
 #include "cli/generate_command.h"
 #include "cli/health_command.h"
 #include "cli/inspect_command.h"
+#include "cli/key_command.h"
 #include "cli/process_command.h"
 #include "cli/serve_command.h"
 #include "cli/top_command.h"
@@ -35,6 +36,7 @@ std::unique_ptr<CLI::App> MakeOutriderApp(int& exit_code) {
   AddInspectCommand(*app, exit_code);
   AddBenchCommand(*app, exit_code);
   AddConfigCommand(*app, exit_code);
+  AddKeyCommand(*app, exit_code);
   AddVersionCommand(*app);
   AddCompletionCommands(*app, exit_code);
   AddProcessCommands(*app, exit_code);

@@ -187,6 +187,9 @@ void AddServeCommand(CLI::App& app, int& exit_code) {
       ->add_option("--metrics-compat", options->metrics_compat,
                    "vllm: show the router's metrics under vLLM's names too; none: only ours")
       ->type_name("[vllm]");
+  command->add_option("--api-keys", options->api_keys, "File of the keys that clients must have; see outrider key")
+      ->type_name("FILE");
+  command->add_flag("--vllm-engine", options->vllm_engine, "Answer vLLM's gRPC engine service too");
   command->add_option("--log-format", options->log_format, "Lines of the log: text (key=value) or json")
       ->type_name("[text]");
   command->add_option("--tls-certificate", options->tls_certificate, "PEM file: clients speak TLS to the gRPC API")

@@ -1,13 +1,12 @@
 #include "router/api_access.h"
 
-#include <sys/stat.h>
-
 #include <fstream>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/file_stamp.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 
@@ -17,14 +16,6 @@ namespace {
 constexpr Duration kLookInterval = std::chrono::seconds(1);
 constexpr int64_t kMaxFileBytes = 4 << 20;
 constexpr absl::string_view kScheme = "bearer ";
-
-// What differs between files at `path`, as far as one can see without reading; empty if there is none.
-std::string StampOf(const std::string& path) {
-  struct stat file {};
-  if (::stat(path.c_str(), &file) != 0) return "";
-  return absl::StrCat(file.st_dev, ":", file.st_ino, ":", file.st_size, ":", file.st_mtim.tv_sec, ".",
-                      file.st_mtim.tv_nsec);
-}
 
 absl::StatusOr<ApiKeys> Read(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -63,7 +54,7 @@ void ApiAccess::Grant::Charge(int64_t num_tokens) {
 absl::StatusOr<std::unique_ptr<ApiAccess>> ApiAccess::Open(const std::string& path, const Clock* clock) {
   std::unique_ptr<ApiAccess> access(new ApiAccess(path, clock));
   if (path.empty()) return access;
-  std::string stamp = StampOf(path);
+  std::string stamp = FileStamp(path);
   ASSIGN_OR_RETURN(ApiKeys keys, Read(path));
   const TimePoint now = clock->Now();
   MutexLock lock(access->mu_);
@@ -93,7 +84,7 @@ void ApiAccess::Take(ApiKeys keys, TimePoint now) {
 void ApiAccess::ReloadIfChanged(TimePoint now) {
   if (now - looked_at_ < kLookInterval) return;
   looked_at_ = now;
-  std::string stamp = StampOf(path_);
+  std::string stamp = FileStamp(path_);
   if (stamp == stamp_) return;
   stamp_ = std::move(stamp);
   absl::StatusOr<ApiKeys> keys = Read(path_);

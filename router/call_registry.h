@@ -14,6 +14,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/mutex.h"
 
@@ -25,6 +26,8 @@ class OpenCall {
   virtual ~OpenCall() = default;
   // It ends as `status` for its client, after what it has for it already.
   virtual void EndWith(const absl::Status& status) = 0;
+  // Of the API key it was begun with; empty if there are none.
+  virtual std::string key_name() = 0;
 };
 
 class CallRegistry {
@@ -60,6 +63,17 @@ class CallRegistry {
       }
     }
     for (const std::shared_ptr<OpenCall>& call : calls) call->EndWith(status);
+  }
+
+  // The call of that name (NameOf), or null if it is not open here.
+  std::shared_ptr<OpenCall> Find(const std::string& name) const {
+    const size_t dash = name.rfind('-');
+    uint64_t id = 0;
+    if (dash == std::string::npos || !absl::SimpleAtoi(name.substr(dash + 1), &id) || NameOf(id) != name)
+      return nullptr;
+    MutexLock lock(mu_);
+    const auto found = open_.find(id);
+    return found == open_.end() ? nullptr : found->second.lock();
   }
 
   // From now on Enter refuses.

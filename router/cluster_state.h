@@ -10,10 +10,10 @@
 namespace outrider::router {
 
 struct ClusterState {
-  std::vector<GroupView> groups;              // sorted by id
+  std::vector<GroupView> groups;               // sorted by id
   std::vector<DraftWorkerView> draft_workers;  // likewise
-  DraftPairing pairing;                       // as groups were told last; may name workers that are gone since
-  int num_requests_waiting = 0;               // in the router's queue
+  DraftPairing pairing;                        // as groups were told last; may name workers that are gone since
+  int num_requests_waiting = 0;                // in the router's queue
   int64_t num_tokens_waiting = 0;
 };
 

@@ -60,11 +60,13 @@ GenerateCall::GenerateCall(const CallEnvironment& environment, ClientStream* str
 
 GenerateCall::~GenerateCall() = default;
 
-void GenerateCall::Arrive(absl::Status status) {
+void GenerateCall::Arrive(absl::StatusOr<ApiAccess::Grant> granted) {
+  absl::Status status = granted.status();
   AfterLock after;
   {
     MutexLock lock(mu_);
     const absl::Status entered = environment_.calls->Enter(call_id(), weak_from_this());
+    if (granted.ok()) grant_ = *std::move(granted);
     if (status.ok()) status = entered;
     environment_.metrics->SetRunning(environment_.calls->num_open());
     if (status.ok()) {
@@ -154,6 +156,11 @@ void GenerateCall::EndWith(const absl::Status& status) {
     after = Do(std::move(commands));
   }
   Do(std::move(after));
+}
+
+std::string GenerateCall::key_name() {
+  MutexLock lock(mu_);
+  return grant_.key_name();
 }
 
 void GenerateCall::OnTargetEvent(v1::TargetEvent& event) {
@@ -298,6 +305,7 @@ void GenerateCall::Tell(const Report& report) {
   switch (report.kind) {
     case Report::Kind::kDispatched:
       metrics.RequestDispatched(report.duration, report.count);
+      if (lifecycle_.num_attempts() == 1) grant_.Charge(report.count);
       return;
     case Report::Kind::kReplayed:
       metrics.AttemptReplayed();
@@ -310,6 +318,7 @@ void GenerateCall::Tell(const Report& report) {
       return;
     case Report::Kind::kOutputTokens:
       metrics.OutputTokens(static_cast<int>(report.count));
+      grant_.Charge(report.count);
       return;
     case Report::Kind::kFirstToken:
       metrics.FirstToken(report.duration);
@@ -378,6 +387,7 @@ void GenerateCall::OnDone() {
   environment_.metrics->RequestEnded(lifecycle_.end_status().code(), environment_.clock->Now() - arrival_);
   environment_.metrics->SetRunning(environment_.calls->num_open() - 1);
   client_.reset();  // with its hold on the channel: see CallGate
+  grant_ = ApiAccess::Grant();
   // The last use of what calls share.
   environment_.calls->Leave(call_id());
 }

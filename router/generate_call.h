@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "proto/inference.pb.h"
+#include "router/api_access.h"
 #include "router/call_registry.h"
 #include "router/client_stream.h"
 #include "router/dispatcher.h"
@@ -36,6 +37,7 @@ struct CallEnvironment {
   CallRegistry* calls;
   RequestLog* request_log;
   const Clock* clock;
+  ApiAccess* access;
   size_t max_stream_buffer_bytes;
 };
 
@@ -52,8 +54,9 @@ class GenerateCall final : public RoutedCall,
 
   // --- The client's wire. What the client knows the request by:
   const std::string& request_name() const { return request_name_; }
-  // Begins the call, once. `status`: of the request as it came; one that is not OK is what the client gets.
-  void Arrive(absl::Status status);
+  // Begins the call, once. `granted`: what the client may use of its key, which the call charges; an error, also one
+  // of the request as it came, is what the client gets.
+  void Arrive(absl::StatusOr<ApiAccess::Grant> granted);
   // The open write is done, or never will be.
   void OnWriteDone(bool ok);
   // The client cancelled, or its connection broke.
@@ -68,6 +71,7 @@ class GenerateCall final : public RoutedCall,
 
   // OpenCall.
   void EndWith(const absl::Status& status) override;
+  std::string key_name() override;
 
   // AttemptListener.
   void OnTargetEvent(v1::TargetEvent& event) override;
@@ -110,7 +114,8 @@ class GenerateCall final : public RoutedCall,
   std::shared_ptr<const ServedModel> model_ ABSL_GUARDED_BY(mu_);  // of the lifecycle's request, once prepared
   RequestLifecycle lifecycle_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<TargetClient> client_ ABSL_GUARDED_BY(mu_);  // of the last start
-  v1::GenerateResponse response_ ABSL_GUARDED_BY(mu_);         // the stream's while a write is open
+  ApiAccess::Grant grant_ ABSL_GUARDED_BY(mu_);
+  v1::GenerateResponse response_ ABSL_GUARDED_BY(mu_);  // the stream's while a write is open
   bool done_ ABSL_GUARDED_BY(mu_) = false;
   std::unique_ptr<grpc::Alarm> timer_ ABSL_GUARDED_BY(mu_);
 };

@@ -7,36 +7,26 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "router/error_details.h"
+#include "router/grpc_caller.h"
 #include "router/grpc_message.h"
 #include "router/retry_after.h"
 
 namespace outrider::router {
-namespace {
-
-// A deadline further away than this is none.
-constexpr Duration kNoDeadline = std::chrono::hours(24 * 30);
-
-// The client's deadline on our clock.
-std::optional<TimePoint> DeadlineOf(const grpc::CallbackServerContext& context, TimePoint now) {
-  const auto left = context.deadline() - std::chrono::system_clock::now();
-  if (left >= kNoDeadline) return std::nullopt;
-  return now + std::chrono::duration_cast<Duration>(left);
-}
-
-}  // namespace
-
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateReactor::Begin(const CallEnvironment& environment,
                                                                    grpc::CallbackServerContext* context,
                                                                    const grpc::ByteBuffer& request) {
+  absl::StatusOr<ApiAccess::Grant> granted = environment.access->Admit(CredentialsOf(*context));
   v1::GenerateRequest message;
-  const absl::Status parsed = ParseMessage(request, message);
+  if (granted.ok()) {
+    if (const absl::Status parsed = ParseMessage(request, message); !parsed.ok()) granted = parsed;
+  }
   auto* const reactor = new GenerateReactor(context);
   // Its own hold: gRPC may be done with the reactor before Arrive returns.
   const std::shared_ptr<GenerateCall> call =
       GenerateCall::Make(environment, reactor, DeadlineOf(*context, environment.clock->Now()), std::move(message));
   reactor->call_ = call;
   context->AddInitialMetadata(kRequestIdKey, call->request_name());
-  call->Arrive(parsed);
+  call->Arrive(std::move(granted));
   return reactor;
 }
 

@@ -4,6 +4,7 @@
 #include "base/status_macros.h"
 #include "router/error_details.h"
 #include "router/generate_reactor.h"
+#include "router/grpc_caller.h"
 #include "router/grpc_message.h"
 #include "router/proto_conversions.h"
 #include "router/request_validation.h"
@@ -75,6 +76,8 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Generate(grpc::Cal
 
 grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerContext* context,
                                                          const v1::GetModelInfoRequest*, v1::ModelInfo* response) {
+  const absl::Status known = environment_.access->Authenticate(CredentialsOf(*context)).status();
+  if (!known.ok()) return Finish(context, known);
   const Dispatcher& dispatcher = *environment_.dispatcher;
   const ClusterCounts counts = dispatcher.Counts();
   response->set_num_groups(counts.num_groups_serving);
@@ -96,7 +99,8 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
                                                      const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
   v1::TokenizeRequest message;
   v1::TokenizeResponse answer;
-  absl::Status status = ParseMessage(*request, message);
+  absl::Status status = environment_.access->Admit(CredentialsOf(*context)).status();
+  if (status.ok()) status = ParseMessage(*request, message);
   if (status.ok()) status = DoTokenize(*environment_.dispatcher, message, &answer);
   *response = SerializeMessage(answer);
   return Finish(context, status);
@@ -105,7 +109,22 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
                                                        const v1::DetokenizeRequest* request,
                                                        v1::DetokenizeResponse* response) {
-  return Finish(context, DoDetokenize(*environment_.dispatcher, *request, response));
+  absl::Status status = environment_.access->Admit(CredentialsOf(*context)).status();
+  if (status.ok()) status = DoDetokenize(*environment_.dispatcher, *request, response);
+  return Finish(context, status);
+}
+
+grpc::ServerUnaryReactor* InferenceService::Abort(grpc::CallbackServerContext* context, const v1::AbortRequest* request,
+                                                  v1::AbortResponse* response) {
+  const absl::StatusOr<std::string> key_name = environment_.access->Authenticate(CredentialsOf(*context));
+  if (!key_name.ok()) return Finish(context, key_name.status());
+  for (const std::string& request_id : request->request_ids()) {
+    const std::shared_ptr<OpenCall> call = environment_.calls->Find(request_id);
+    if (call == nullptr || call->key_name() != *key_name) continue;
+    call->EndWith(absl::CancelledError("the request was aborted"));
+    response->add_aborted_request_ids(request_id);
+  }
+  return Finish(context, absl::OkStatus());
 }
 
 }  // namespace outrider::router

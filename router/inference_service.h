@@ -1,7 +1,8 @@
 // InferenceService is what clients speak to: Generate, and what one asks of the model around it.
 //
-// Errors: INVALID_ARGUMENT naming the field; UNAVAILABLE while no group has told its model (Tokenize, Detokenize);
-// FAILED_PRECONDITION where the model lacks what is asked for (a chat template, a tokenizer).
+// Errors: UNAUTHENTICATED where the API has keys and the call none of them; INVALID_ARGUMENT naming the field;
+// UNAVAILABLE while no group has told its model (Tokenize, Detokenize); FAILED_PRECONDITION where the model lacks what
+// is asked for (a chat template, a tokenizer).
 #pragma once
 
 #include "proto/inference.grpc.pb.h"
@@ -10,9 +11,9 @@
 namespace outrider::router {
 
 // Methods that take text take bytes: see grpc_message.h.
-using InferenceMethods = v1::Inference::WithRawCallbackMethod_Generate<
-    v1::Inference::WithRawCallbackMethod_Tokenize<v1::Inference::WithCallbackMethod_GetModelInfo<
-        v1::Inference::WithCallbackMethod_Detokenize<v1::Inference::Service>>>>;
+using InferenceMethods = v1::Inference::WithRawCallbackMethod_Generate<v1::Inference::WithRawCallbackMethod_Tokenize<
+    v1::Inference::WithCallbackMethod_GetModelInfo<v1::Inference::WithCallbackMethod_Detokenize<
+        v1::Inference::WithCallbackMethod_Abort<v1::Inference::Service>>>>>;
 
 class InferenceService final : public InferenceMethods {
  public:
@@ -28,6 +29,8 @@ class InferenceService final : public InferenceMethods {
                                      grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context, const v1::DetokenizeRequest* request,
                                        v1::DetokenizeResponse* response) override;
+  grpc::ServerUnaryReactor* Abort(grpc::CallbackServerContext* context, const v1::AbortRequest* request,
+                                  v1::AbortResponse* response) override;
 
  private:
   const CallEnvironment environment_;

@@ -1,5 +1,6 @@
 #include "router/router_server.h"
 
+#include <grpcpp/ext/channelz_service_plugin.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -74,6 +75,14 @@ absl::Status CheckConfig(const v1::RouterConfig& config) {
         "cluster_host is empty: with tls_certificate or link_certificate workers register at a server of their own; "
         "give its address, or unix:PATH");
   }
+  if (config.cluster_host().empty() && !config.api_keys().empty()) {
+    return absl::InvalidArgumentError(
+        "cluster_host is empty: with api_keys workers register at a server of their own, since they have no keys; give "
+        "its address, or unix:PATH");
+  }
+  if (config.admin_port() > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat("admin_port = ", config.admin_port(), ": ports are 0 to 65535"));
+  }
   if (config.cluster_port() > 65535) {
     return absl::InvalidArgumentError(absl::StrCat("cluster_port = ", config.cluster_port(), ": ports are 0 to 65535"));
   }
@@ -146,12 +155,13 @@ HttpServer::Options HttpOptions(const v1::RouterConfig& config, TlsContext* tls)
 
 RouterServer::RouterServer(const v1::RouterConfig& config, std::shared_ptr<const LinkSecurity> links,
                            std::unique_ptr<MetricsRegistry> registry, std::unique_ptr<RouterMetrics> metrics,
-                           std::unique_ptr<RequestLog> request_log)
+                           std::unique_ptr<RequestLog> request_log, std::unique_ptr<ApiAccess> access)
     : config_(config),
       links_(std::move(links)),
       metrics_registry_(std::move(registry)),
       metrics_(std::move(metrics)),
       request_log_(std::move(request_log)),
+      access_(std::move(access)),
       dispatcher_(DispatchOptions(config), &clock_, metrics_.get(), links_.get()),
       inference_service_(Environment()),
       cluster_service_(&dispatcher_, config.heartbeat_interval_ms()) {}
@@ -162,6 +172,7 @@ CallEnvironment RouterServer::Environment() {
           .calls = &calls_,
           .request_log = request_log_.get(),
           .clock = &clock_,
+          .access = access_.get(),
           .max_stream_buffer_bytes = config_.max_stream_buffer_bytes()};
 }
 
@@ -188,8 +199,10 @@ absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::Rout
   auto metrics = std::make_unique<RouterMetrics>(*registry);
   if (config.metrics_compat() == "vllm") registry->AppendToText(VllmAliases);
   ASSIGN_OR_RETURN(std::unique_ptr<RequestLog> request_log, RequestLog::Open(config.request_log(), metrics.get()));
-  std::unique_ptr<RouterServer> router(
-      new RouterServer(config, std::move(links), std::move(registry), std::move(metrics), std::move(request_log)));
+  static const SystemClock access_clock;
+  ASSIGN_OR_RETURN(std::unique_ptr<ApiAccess> access, ApiAccess::Open(config.api_keys(), &access_clock));
+  std::unique_ptr<RouterServer> router(new RouterServer(config, std::move(links), std::move(registry),
+                                                        std::move(metrics), std::move(request_log), std::move(access)));
   const std::string metrics_host = config.metrics_host().empty() ? config.host() : config.metrics_host();
   ASSIGN_OR_RETURN(router->metrics_server_, MetricsServer::Start(metrics_host, static_cast<int>(config.metrics_port()),
                                                                  *router->metrics_registry_, &router->health_));
@@ -198,8 +211,22 @@ absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::Rout
     absl::StrAppend(&router->metrics_address_, ":", port);
   }
 
-  std::vector<grpc::Service*> services = {&router->inference_service_};
+  std::vector<std::string> names = {"outrider.v1.Inference", "grpc.health.v1.Health",
+                                    "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"};
+  if (!registers_apart) names.push_back("outrider.v1.Cluster");
+  if (config.vllm_engine()) names.push_back("vllm.grpc.engine.VllmEngine");
+  router->reflection_service_ = std::make_unique<ReflectionService>(std::move(names));
+  std::vector<grpc::Service*> services = {&router->inference_service_, router->reflection_service_.get()};
+  if (config.vllm_engine()) {
+    router->vllm_service_ = std::make_unique<VllmEngineService>(router->Environment());
+    services.push_back(router->vllm_service_.get());
+  }
   if (!registers_apart) services.push_back(&router->cluster_service_);
+  if (!config.api_keys().empty() && config.tls_certificate().empty() && !IsLocalHost(config.host())) {
+    LogWarning("host ", config.host(),
+               " can be reached from other machines and has no tls_certificate: API keys cross the "
+               "network readable by whoever is on the way");
+  }
   ASSIGN_OR_RETURN(router->server_, Listen(config.host(), config.grpc_port(), "grpc_port", services,
                                            config.tls_certificate().empty() ? grpc::InsecureServerCredentials()
                                                                             : TlsServer(TlsOf(config)),
@@ -209,6 +236,18 @@ absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::Rout
     ASSIGN_OR_RETURN(router->cluster_server_,
                      Listen(config.cluster_host(), config.cluster_port(), "cluster_port", {&router->cluster_service_},
                             cluster_credentials, kHeartbeatBytesMax, router->cluster_address_));
+  }
+  if (config.has_admin_port()) {
+    // Whatever gRPC server is built from now on has channelz, so this is the last.
+    static const bool channelz_ready = [] {
+      grpc::channelz::experimental::InitChannelzService();
+      return true;
+    }();
+    (void)channelz_ready;
+    ASSIGN_OR_RETURN(router->admin_server_,
+                     Listen(config.admin_host(), config.admin_port(), "admin_port", {},
+                            grpc::InsecureServerCredentials(), kHeartbeatBytesMax, router->admin_address_));
+    LogInfo("channelz on ", router->admin_address_);
   }
   grpc::HealthCheckServiceInterface* const health = router->server_->GetHealthCheckService();
   for (const char* service : kServices) health->SetServingStatus(service, false);
@@ -248,6 +287,10 @@ RouterServer::~RouterServer() {
     stopped_changed_.NotifyAll();
   }
   if (health_thread_.joinable()) health_thread_.join();
+  if (admin_server_ != nullptr) {
+    admin_server_->Shutdown(std::chrono::system_clock::now());
+    admin_server_->Wait();
+  }
   if (cluster_server_ != nullptr) {
     cluster_server_->Shutdown(std::chrono::system_clock::now());
     cluster_server_->Wait();

@@ -18,14 +18,17 @@
 #include "base/metrics.h"
 #include "base/mutex.h"
 #include "proto/config.pb.h"
+#include "router/api_access.h"
 #include "router/call_registry.h"
 #include "router/cluster_service.h"
 #include "router/dispatcher.h"
 #include "router/http/api_handler.h"
 #include "router/http/http_server.h"
 #include "router/inference_service.h"
+#include "router/reflection_service.h"
 #include "router/request_log.h"
 #include "router/router_metrics.h"
+#include "router/vllm_engine_service.h"
 #include "security/link_security.h"
 #include "security/tls_context.h"
 
@@ -49,6 +52,8 @@ class RouterServer {
   // Where workers register.
   const std::string& cluster_address() const { return cluster_address_; }
   const std::string& metrics_address() const { return metrics_address_; }
+  // Empty without admin_port.
+  const std::string& admin_address() const { return admin_address_; }
   // Empty if the host is a unix: socket.
   std::string http_address() const { return http_server_ == nullptr ? "" : http_server_->address(); }
 
@@ -63,7 +68,7 @@ class RouterServer {
  private:
   RouterServer(const v1::RouterConfig& config, std::shared_ptr<const LinkSecurity> links,
                std::unique_ptr<MetricsRegistry> registry, std::unique_ptr<RouterMetrics> metrics,
-               std::unique_ptr<RequestLog> request_log);
+               std::unique_ptr<RequestLog> request_log, std::unique_ptr<ApiAccess> access);
   void WatchHealth();
 
   const v1::RouterConfig config_;
@@ -74,17 +79,22 @@ class RouterServer {
   const std::unique_ptr<MetricsRegistry> metrics_registry_;
   const std::unique_ptr<RouterMetrics> metrics_;
   const std::unique_ptr<RequestLog> request_log_;
+  const std::unique_ptr<ApiAccess> access_;
   CallRegistry calls_;
   Dispatcher dispatcher_;
   InferenceService inference_service_;
+  std::unique_ptr<ReflectionService> reflection_service_;
+  std::unique_ptr<VllmEngineService> vllm_service_;  // null: not spoken
   ClusterService cluster_service_;
   ProcessHealth health_;
   std::atomic<bool> told_serving_{false};  // what grpc.health.v1 says, so that the health pages say the same
   std::unique_ptr<MetricsServer> metrics_server_;
   std::string grpc_address_;
   std::string cluster_address_;
+  std::string admin_address_;
   std::string metrics_address_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<grpc::Server> admin_server_;    // null: none
   std::unique_ptr<grpc::Server> cluster_server_;  // null: cluster_service_ is in server_
   std::unique_ptr<ApiHandler> api_;
   std::unique_ptr<TlsContext> http_tls_;  // null: none

@@ -24,6 +24,8 @@ Kind KindOf(absl::StatusCode code) {
     case absl::StatusCode::kFailedPrecondition:
     case absl::StatusCode::kOutOfRange:
       return {400, "invalid_request_error", ""};
+    case absl::StatusCode::kUnauthenticated:
+      return {401, "invalid_request_error", "invalid_api_key"};
     case absl::StatusCode::kNotFound:
       return {404, "invalid_request_error", ""};
     case absl::StatusCode::kResourceExhausted:
@@ -117,6 +119,7 @@ std::string RenderError(const ApiError& error) {
 
 HttpResponse ErrorResponse(const ApiError& error) {
   HttpResponse response{.status = error.status, .body = RenderError(error)};
+  if (error.status == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer");
   if (error.retry_after.has_value()) {
     const auto ms =
         std::max<int64_t>(1, std::chrono::duration_cast<std::chrono::milliseconds>(*error.retry_after).count());

@@ -1,6 +1,7 @@
 // Errors as OpenAI's clients expect them: {"error":{"message","type","param","code"}}, with the HTTP status.
 //
 //   INVALID_ARGUMENT, FAILED_PRECONDITION, OUT_OF_RANGE  400 invalid_request_error
+//   UNAUTHENTICATED                                      401 invalid_request_error  with WWW-Authenticate
 //   NOT_FOUND                                            404 invalid_request_error
 //   RESOURCE_EXHAUSTED                                   429 rate_limit_error       with Retry-After
 //   UNAVAILABLE                                          503 unavailable_error      with Retry-After

@@ -59,6 +59,9 @@ HttpResponse NoSuchPath(const HttpRequest& request) {
                        "unknown_url");
 }
 
+// What anyone may ask, with keys or without: whether this lives.
+bool IsOpen(absl::string_view path) { return path == "/health" || path == "/ping"; }
+
 // The chat prompt that `fields` describe, as text.
 absl::StatusOr<std::string> ReadAndRender(FieldReader& fields, const ServedModel& model) {
   v1::GenerateRequest request;
@@ -78,6 +81,14 @@ ApiHandler::ApiHandler(Options options)
 HttpResponse ApiHandler::Refuse(int status, const std::string& why) const { return ErrorResponse(status, why); }
 
 std::shared_ptr<HttpExchange> ApiHandler::Handle(HttpRequest request, std::shared_ptr<HttpStream> stream) {
+  if (!IsOpen(request.path)) {
+    const absl::Status known =
+        options_.environment.access->Authenticate({.authorization = request.authorization}).status();
+    if (!known.ok()) {
+      stream->Send(ErrorResponse(ToApiError(known)));
+      return nullptr;
+    }
+  }
   const bool generates = request.path == kChat || request.path == kCompletions;
   if (!generates || request.method != "POST") {
     stream->Send(Answer(request));
@@ -108,6 +119,9 @@ HttpResponse ApiHandler::Answer(const HttpRequest& request) {
   if (path == "/version") return {.body = WithString("version", kProgramVersion)};
   if (path == "/load") return {.body = absl::StrCat("{\"server_load\":", options_.environment.calls->num_open(), "}")};
 
+  const absl::StatusOr<ApiAccess::Grant> granted =
+      options_.environment.access->Admit({.authorization = request.authorization});
+  if (!granted.ok()) return ErrorResponse(ToApiError(granted.status()));
   const absl::StatusOr<Json> body = ParseObject(request.body);
   if (!body.ok()) return ErrorResponse(ToApiError(body.status()));
   const absl::StatusOr<std::string> answer = path == "/tokenize"     ? Tokenize(*body)
@@ -240,7 +254,8 @@ absl::StatusOr<std::shared_ptr<HttpExchange>> ApiHandler::Generate(const HttpReq
   ASSIGN_OR_RETURN(Served served, ModelFor(parsed.model));
   std::string id = IsRequestId(parsed.request_id) ? parsed.request_id : request.request_id;
   return GenerationExchange::Begin(options_.environment, std::move(parsed), std::move(served.model),
-                                   std::move(served.name), std::move(id), stream);
+                                   std::move(served.name), std::move(id), {.authorization = request.authorization},
+                                   stream);
 }
 
 void ApiHandler::TellUnknown(const std::string& path, const std::vector<std::string>& fields) {

@@ -7,7 +7,8 @@
 //   GET  /health, /ping                            200 while requests can be served, else 503
 //   GET  /metrics, /version, /load                 Prometheus; what this is; requests that are open
 //
-// Errors have OpenAI's shape everywhere (api_error.h).
+// Errors have OpenAI's shape everywhere (api_error.h). Where the API has keys (api_access.h) every path but /health and
+// /ping wants one.
 //
 // Thread safety: all methods, from any thread.
 #pragma once

@@ -53,6 +53,7 @@ class GenerationExchange::PromptCall final : public ClientStream {
 std::shared_ptr<HttpExchange> GenerationExchange::Begin(const CallEnvironment& environment, GenerationRequest request,
                                                         std::shared_ptr<const ServedModel> model,
                                                         std::string model_name, std::string client_request_id,
+                                                        const Credentials& credentials,
                                                         std::shared_ptr<HttpStream> stream) {
   const std::shared_ptr<GenerationExchange> exchange(
       new GenerationExchange(std::move(request), std::move(model), std::move(stream)));
@@ -70,7 +71,7 @@ std::shared_ptr<HttpExchange> GenerationExchange::Begin(const CallEnvironment& e
       client_request_id.empty() ? exchange->calls_[0]->call->request_name() : std::move(client_request_id);
   exchange->identity_.id = absl::StrCat(exchange->identity_.chat ? "chatcmpl-" : "cmpl-", exchange->shown_request_id_);
   // What they say comes by Post, so not before this returns. What is refused at once is known before anything is sent.
-  for (const auto& call : exchange->calls_) call->call->Arrive(absl::OkStatus());
+  for (const auto& call : exchange->calls_) call->call->Arrive(environment.access->Admit(credentials));
   exchange->stream_->Post([exchange] {
     exchange->begun_ = true;
     exchange->Flush();

@@ -216,6 +216,7 @@ void HttpConnection::Dispatch() {
   request.method = std::string(View(message.method_string()));
   request.path = DecodePath(View(message.target()));
   if (const auto id = View(message["X-Request-Id"]); IsRequestId(id)) request.request_id = std::string(id);
+  request.authorization = std::string(View(message[http::field::authorization]));
   request.body = std::move(message.body());
   parser_.reset();
   answer_ = Answer::kNone;

@@ -20,7 +20,8 @@ struct HttpRequest {
   std::string method;
   std::string path;  // percent-decoded; the query is not part of it
   std::string body;
-  std::string request_id;  // X-Request-Id as the client gave it; empty if it did not, or not a sensible one
+  std::string authorization;  // as the header has it
+  std::string request_id;     // X-Request-Id as the client gave it; empty if it did not, or not a sensible one
 };
 
 using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
