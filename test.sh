@@ -53,6 +53,8 @@ step "model"
 deploy/setup.sh model
 step "tools"
 deploy/setup.sh tools
+step "browser"
+deploy/setup.sh browser
 step "tests"
 run_tests "${targets[@]}"
 if $sanitizers; then

@@ -150,6 +150,7 @@ absl::Status RunServe(ClusterOptions options) {
     std::printf("ready grpc=%s:%u metrics=%s:%u http=%s\n", options.host.c_str(), options.grpc_port,
                 options.host.c_str(), options.metrics_port, http.c_str());
     std::fflush(stdout);
+    LogInfo("a page to chat and to see the cluster at ", scheme, http, "/");
     LogInfo("OpenAI-compatible API at ", scheme, http, "/v1; try: curl ", scheme, http,
             R"(/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Why is the sky blue?"}]}')");
   });

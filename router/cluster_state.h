@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/clock.h"
 #include "router/cluster_snapshot.h"
 #include "router/draft_pairing_policy.h"  // DraftPairing
 
@@ -15,6 +16,7 @@ struct ClusterState {
   DraftPairing pairing;                        // as groups were told last; may name workers that are gone since
   int num_requests_waiting = 0;                // in the router's queue
   int64_t num_tokens_waiting = 0;
+  Duration uptime{};  // of the router
 };
 
 }  // namespace outrider::router

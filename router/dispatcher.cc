@@ -23,6 +23,7 @@ constexpr size_t kMaxFenced = 64;
 Dispatcher::Dispatcher(const DispatchQueue::Options& options, const Clock* clock, RouterMetrics* metrics,
                        const LinkSecurity* links)
     : clock_(clock),
+      started_(clock->Now()),
       metrics_(metrics),
       links_(links),
       last_turn_(clock->Now()),
@@ -323,13 +324,15 @@ ClusterCounts Dispatcher::Counts() const {
 }
 
 ClusterState Dispatcher::State() const {
+  const Duration uptime = clock_->Now() - started_;
   MutexLock lock(mu_);
   const ClusterSnapshot& cluster = queue_.snapshot();
   return {.groups = cluster.groups,
           .draft_workers = cluster.draft_workers,
           .pairing = queue_.pairing(),
           .num_requests_waiting = queue_.num_requests(),
-          .num_tokens_waiting = queue_.num_tokens()};
+          .num_tokens_waiting = queue_.num_tokens(),
+          .uptime = uptime};
 }
 
 bool Dispatcher::Serving() const { return Counts().num_groups_serving > 0 && Turns(); }

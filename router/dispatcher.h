@@ -128,6 +128,7 @@ class Dispatcher {
   bool LogOnce(const std::string& worker_id, uint64_t incarnation) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const Clock* const clock_;
+  const TimePoint started_;
   RouterMetrics* const metrics_;
   const LinkSecurity* const links_;
   CallGate gate_;

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "router/current_load.h"
 #include "router/error_details.h"
 #include "router/generate_reactor.h"
 #include "router/grpc_caller.h"
@@ -93,6 +94,13 @@ grpc::ServerUnaryReactor* InferenceService::GetModelInfo(grpc::CallbackServerCon
     response->set_has_chat_template(model->chat_template.ok());
   }
   return Finish(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* InferenceService::GetLoad(grpc::CallbackServerContext* context, const v1::GetLoadRequest*,
+                                                    v1::ClusterLoad* response) {
+  const absl::Status known = environment_.access->Authenticate(CredentialsOf(*context)).status();
+  if (known.ok()) *response = CurrentLoad(environment_);
+  return Finish(context, known);
 }
 
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,

@@ -11,9 +11,10 @@
 namespace outrider::router {
 
 // Methods that take text take bytes: see grpc_message.h.
-using InferenceMethods = v1::Inference::WithRawCallbackMethod_Generate<v1::Inference::WithRawCallbackMethod_Tokenize<
-    v1::Inference::WithCallbackMethod_GetModelInfo<v1::Inference::WithCallbackMethod_Detokenize<
-        v1::Inference::WithCallbackMethod_Abort<v1::Inference::Service>>>>>;
+using InferenceMethods = v1::Inference::WithRawCallbackMethod_Generate<
+    v1::Inference::WithRawCallbackMethod_Tokenize<v1::Inference::WithCallbackMethod_GetModelInfo<
+        v1::Inference::WithCallbackMethod_GetLoad<v1::Inference::WithCallbackMethod_Detokenize<
+            v1::Inference::WithCallbackMethod_Abort<v1::Inference::Service>>>>>>;
 
 class InferenceService final : public InferenceMethods {
  public:
@@ -25,6 +26,9 @@ class InferenceService final : public InferenceMethods {
   // Answers without a model too: then only the counts mean something.
   grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context, const v1::GetModelInfoRequest* request,
                                          v1::ModelInfo* response) override;
+  // Answers without a model too.
+  grpc::ServerUnaryReactor* GetLoad(grpc::CallbackServerContext* context, const v1::GetLoadRequest* request,
+                                    v1::ClusterLoad* response) override;
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                      grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context, const v1::DetokenizeRequest* request,

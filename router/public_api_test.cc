@@ -160,7 +160,7 @@ TEST_F(PublicApi, EveryMethodWantsAKeyButHealthAndReflection) {
       ++num_methods;
     }
   }
-  EXPECT_GE(num_methods, 11);
+  EXPECT_GE(num_methods, 12);
   // Registration is a link, not part of the API.
   EXPECT_EQ(CallEmpty("/outrider.v1.Cluster/Heartbeat", key).error_code(), grpc::StatusCode::UNIMPLEMENTED);
 }
@@ -182,7 +182,8 @@ TEST_F(PublicApi, EveryPathWantsAKeyButHealth) {
       EXPECT_NE(AskHttp(method, path, key).status, 401) << method << " " << path;
     }
   }
-  for (const char* path : {"/health", "/ping"}) EXPECT_EQ(AskHttp("GET", path, "").status, 200) << path;
+  for (const char* path : {"/health", "/ping", "/"}) EXPECT_EQ(AskHttp("GET", path, "").status, 200) << path;
+  EXPECT_EQ(AskHttp("POST", "/", "").status, 401);
 }
 
 TEST_F(PublicApi, WithoutAFileOfKeysNobodyIsAsked) {

@@ -10,11 +10,14 @@
 #include "base/metrics.h"
 #include "base/status_macros.h"
 #include "base/version.h"
+#include "router/current_load.h"
 #include "router/error_reason.h"
 #include "router/http/api_error.h"
 #include "router/http/generation_exchange.h"
 #include "router/http/generation_request.h"
 #include "router/http/json_writer.h"
+#include "router/http/message_json.h"
+#include "router/http/page.h"
 #include "router/proto_conversions.h"
 #include "router/request_validation.h"
 #include "text/utf8.h"
@@ -32,10 +35,10 @@ struct Path {
   absl::string_view path;
   bool is_post;
 };
-constexpr Path kPaths[] = {{kChat, true},         {kCompletions, true},      {"/tokenize", true},
-                           {"/detokenize", true}, {"/apply-template", true}, {kModels, false},
-                           {"/health", false},    {"/ping", false},          {"/metrics", false},
-                           {"/version", false},   {"/load", false}};
+constexpr Path kPaths[] = {
+    {kChat, true},    {kCompletions, true}, {"/tokenize", true}, {"/detokenize", true}, {"/apply-template", true},
+    {kModels, false}, {"/health", false},   {"/ping", false},    {"/metrics", false},   {"/version", false},
+    {"/load", false}, {"/cluster", false},  {"/", false}};
 
 void AppendIds(const std::vector<TokenId>& ids, std::string* out) {
   out->push_back('[');
@@ -59,8 +62,13 @@ HttpResponse NoSuchPath(const HttpRequest& request) {
                        "unknown_url");
 }
 
-// What anyone may ask, with keys or without: whether this lives.
-bool IsOpen(absl::string_view path) { return path == "/health" || path == "/ping"; }
+bool IsGet(const HttpRequest& request) { return request.method == "GET" || request.method == "HEAD"; }
+
+// What anyone may ask, with keys or without: whether this lives, and the page, which asks its user for a key.
+bool IsOpen(const HttpRequest& request) {
+  if (request.path == "/health" || request.path == "/ping") return true;
+  return IsGet(request) && AnswerPage(request.path, /*if_none_match=*/"").has_value();
+}
 
 // The chat prompt that `fields` describe, as text.
 absl::StatusOr<std::string> ReadAndRender(FieldReader& fields, const ServedModel& model) {
@@ -81,7 +89,7 @@ ApiHandler::ApiHandler(Options options)
 HttpResponse ApiHandler::Refuse(int status, const std::string& why) const { return ErrorResponse(status, why); }
 
 std::shared_ptr<HttpExchange> ApiHandler::Handle(HttpRequest request, std::shared_ptr<HttpStream> stream) {
-  if (!IsOpen(request.path)) {
+  if (!IsOpen(request)) {
     const absl::Status known =
         options_.environment.access->Authenticate({.authorization = request.authorization}).status();
     if (!known.ok()) {
@@ -102,8 +110,11 @@ std::shared_ptr<HttpExchange> ApiHandler::Handle(HttpRequest request, std::share
 
 HttpResponse ApiHandler::Answer(const HttpRequest& request) {
   const std::string& path = request.path;
-  const bool is_get = request.method == "GET" || request.method == "HEAD";
+  const bool is_get = IsGet(request);
   if (absl::StartsWith(path, absl::StrCat(kModels, "/")) && is_get) return Models(path.substr(kModels.size() + 1));
+  if (is_get) {
+    if (std::optional<HttpResponse> page = AnswerPage(path, request.if_none_match); page.has_value()) return *page;
+  }
   const Path* const found =
       std::find_if(std::begin(kPaths), std::end(kPaths), [&](const Path& p) { return p.path == path; });
   if (found == std::end(kPaths)) return NoSuchPath(request);
@@ -114,6 +125,7 @@ HttpResponse ApiHandler::Answer(const HttpRequest& request) {
     return response;
   }
   if (path == kModels) return Models("");
+  if (path == "/cluster") return Cluster();
   if (path == "/health" || path == "/ping") return Health();
   if (path == "/metrics") return {.content_type = kMetricsContentType, .body = options_.metrics_text()};
   if (path == "/version") return {.body = WithString("version", kProgramVersion)};
@@ -170,6 +182,14 @@ HttpResponse ApiHandler::Models(const std::string& id) const {
     for (const std::string& name : options_.model_names) add(name);
   }
   return {.body = id.empty() ? absl::StrCat("{\"object\":\"list\",\"data\":[", list, "]}") : list};
+}
+
+HttpResponse ApiHandler::Cluster() const {
+  v1::ClusterLoad load = CurrentLoad(options_.environment);
+  if (!load.model().empty() && !options_.model_names.empty()) load.set_model(options_.model_names[0]);
+  HttpResponse response{.headers = {{"Cache-Control", "no-store"}}};
+  AppendMessageJson(load, &response.body);
+  return response;
 }
 
 HttpResponse ApiHandler::Health() const {

@@ -6,9 +6,11 @@
 //   POST /apply-template                           llama-server's
 //   GET  /health, /ping                            200 while requests can be served, else 503
 //   GET  /metrics, /version, /load                 Prometheus; what this is; requests that are open
+//   GET  /cluster                                  what each worker carries: Inference/GetLoad as JSON
+//   GET  /, /page/FILE                             the page (page.h)
 //
-// Errors have OpenAI's shape everywhere (api_error.h). Where the API has keys (api_access.h) every path but /health and
-// /ping wants one.
+// Errors have OpenAI's shape everywhere (api_error.h). Where the API has keys (api_access.h) every path but /health,
+// /ping and the page's wants one.
 //
 // Thread safety: all methods, from any thread.
 #pragma once
@@ -55,6 +57,7 @@ class ApiHandler final : public HttpHandler {
   HttpResponse Answer(const HttpRequest& request);
   HttpResponse Models(const std::string& id) const;
   HttpResponse Health() const;
+  HttpResponse Cluster() const;
   absl::StatusOr<std::string> Tokenize(const Json& body) const;
   absl::StatusOr<std::string> Detokenize(const Json& body) const;
   absl::StatusOr<std::string> ApplyTemplate(const Json& body) const;

@@ -23,10 +23,12 @@ constexpr char kHi[] = R"("messages": [{"role": "user", "content": "hi"}])";
 
 // A router that knows its model.
 struct Cluster {
-  explicit Cluster(const std::string& script = "hello world", bool hold = false, v1::RouterConfig config = TestConfig())
+  explicit Cluster(const std::string& script = "hello world", bool hold = false, v1::RouterConfig config = TestConfig(),
+                   int tokens_per_event = 1)
       : router(StartRouter(config)) {
     FakeTarget::Options options = Scripted(*router, script);
     options.hold = hold;
+    options.tokens_per_event = tokens_per_event;
     group = std::make_unique<FakeTarget>(options);
     for (int i = 0; i < 4000 && Get(address(), "/health").status != 200; ++i) {
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
@@ -143,6 +145,31 @@ TEST(HttpApi, TellsUsageWithEveryChunkIfAsked) {
     last = tokens;
   }
   EXPECT_EQ(last, 5);
+}
+
+TEST(HttpApi, TellsWhoProposedEachTokenIfAsked) {
+  Cluster cluster("hello world", /*hold=*/false, TestConfig(), /*tokens_per_event=*/4);
+  HttpClient client(cluster.address());
+  client.Send(PostText(kChat, absl::StrCat("{", kHi, R"(, "max_tokens": 6, "stream": true,
+      "return_token_origins": true})")));
+  EXPECT_EQ(client.ReadHead().status, 200);
+  std::string text;
+  std::vector<bool> drafted;
+  for (const Json& event : Events(client)) {
+    if (event == "[DONE]") continue;
+    const Json& choice = event["choices"][0];
+    if (!choice.contains("token_origins")) continue;
+    text += choice["delta"]["content"].get<std::string>();
+    for (const Json& origin : choice["token_origins"]) {
+      EXPECT_EQ(origin["text_bytes"], 1);
+      drafted.push_back(origin["draft"].get<bool>());
+    }
+  }
+  EXPECT_EQ(text, "hello ");
+  // A commit of four tokens, the last of them the target's; then two that were cut off before it.
+  EXPECT_EQ(drafted, (std::vector<bool>{true, true, true, false, true, true}));
+  EXPECT_EQ(cluster.Error(kChat, std::string(kHi) + R"(, "return_token_origins": true)"),
+            R"(400 invalid_request_error "return_token_origins" "invalid_value")");
 }
 
 TEST(HttpApi, CompletesPromptsOfEveryKindAsChoices) {
@@ -309,6 +336,59 @@ TEST(HttpApi, SaysHowItIs) {
   EXPECT_EQ(wrong.status, 405);
   EXPECT_EQ(wrong.headers.at("allow"), "POST");
   EXPECT_EQ(Post(cluster.address(), "/health", "").status, 405);
+}
+
+TEST(HttpApi, TellsWhatEachWorkerCarries) {
+  Cluster cluster;
+  const HttpReply reply = Get(cluster.address(), "/cluster");
+  EXPECT_EQ(reply.status, 200);
+  EXPECT_EQ(reply.headers.at("cache-control"), "no-store");
+  const Json load = Json::parse(reply.body);
+  EXPECT_EQ(load["model"], "tiny");
+  EXPECT_EQ(load["serving"], true);
+  EXPECT_EQ(load["router"]["requests_open"], 0);
+  ASSERT_EQ(load["groups"].size(), 1);
+  EXPECT_EQ(load["groups"][0]["id"], "group-0");
+  EXPECT_EQ(load["groups"][0]["state"], "WORKER_STATE_SERVING");
+  EXPECT_EQ(load["draft_workers"], Json::array());
+  // Over gRPC it is the same message.
+  const auto stub =
+      v1::Inference::NewStub(grpc::CreateChannel(cluster.router->grpc_address(), grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  v1::ClusterLoad message;
+  ASSERT_TRUE(stub->GetLoad(&context, {}, &message).ok());
+  EXPECT_EQ(message.model(), "tiny");
+  ASSERT_EQ(message.groups_size(), 1);
+  EXPECT_EQ(message.groups(0).id(), "group-0");
+  EXPECT_EQ(message.groups(0).state(), v1::WORKER_STATE_SERVING);
+}
+
+TEST(HttpApi, SaysWhyAClusterWithoutGroupsDoesNotServe) {
+  const auto router = StartRouter();
+  const Json load = Json::parse(Get(router->http_address(), "/cluster").body);
+  EXPECT_EQ(load["serving"], false);
+  EXPECT_NE(load["status"], "");
+  EXPECT_EQ(load["groups"], Json::array());
+}
+
+TEST(HttpApi, ServesThePageAndKnowsWhatTheClientHasOfIt) {
+  const auto router = StartRouter();
+  const HttpReply page = Get(router->http_address(), "/");
+  EXPECT_EQ(page.status, 200);
+  EXPECT_EQ(page.headers.at("content-type"), "text/html; charset=utf-8");
+  EXPECT_NE(page.headers.at("content-security-policy").find("default-src 'none'"), std::string::npos);
+  EXPECT_NE(page.body.find("<title>Outrider</title>"), std::string::npos);
+  EXPECT_EQ(Get(router->http_address(), "/page/app.js").headers.at("content-type"), "text/javascript; charset=utf-8");
+  EXPECT_EQ(Get(router->http_address(), "/page/no.js").status, 404);
+  EXPECT_EQ(Post(router->http_address(), "/", "{}").status, 405);
+  HttpClient client(router->http_address());
+  client.Send("GET / HTTP/1.1\r\nHost: x\r\nIf-None-Match: " + page.headers.at("etag") + "\r\n\r\n");
+  const HttpReply same = client.ReadReply(/*head_only=*/true);
+  EXPECT_EQ(same.status, 304);
+  EXPECT_EQ(same.headers.count("content-length"), 0);
+  // The connection goes on.
+  client.Send("GET /version HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_EQ(client.ReadReply().status, 200);
 }
 
 TEST(HttpApi, IsNotReadyWithoutAGroup) {

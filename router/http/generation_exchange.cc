@@ -86,6 +86,7 @@ GenerationExchange::GenerationExchange(GenerationRequest request, std::shared_pt
   identity_.created = static_cast<int64_t>(std::time(nullptr));
   identity_.show_logprobs = request_.num_logprobs >= 0;
   identity_.show_token_ids = request_.return_token_ids;
+  identity_.show_origins = request_.calls[0].return_token_origins();
   identity_.usage_in_chunks = request_.include_usage;
 }
 
@@ -172,9 +173,11 @@ std::string GenerationExchange::OnDelta(PromptCall& call, v1::Delta& delta) {
   if (identity_.show_logprobs) {
     for (v1::TokenLogprobs& token : *delta.mutable_logprobs()) choice.logprobs.push_back(std::move(token));
   }
+  choice.origins.insert(choice.origins.end(), delta.origins().begin(), delta.origins().end());
   // Of a stream: nothing to see in an event without text.
   if (!request_.stream) return "";
-  if (choice.text.empty() && choice.logprobs.empty() && !identity_.show_token_ids && !request_.continuous_usage) {
+  if (choice.text.empty() && choice.logprobs.empty() && !identity_.show_token_ids && !request_.continuous_usage &&
+      choice.origins.empty()) {
     return "";
   }
   int64_t& num_characters = call.num_characters[delta.choice_index()];
@@ -186,6 +189,7 @@ std::string GenerationExchange::OnDelta(PromptCall& call, v1::Delta& delta) {
   choice.text.clear();
   choice.token_ids.clear();
   choice.logprobs.clear();
+  choice.origins.clear();
   choice.prompt_token_ids.clear();
   return out;
 }

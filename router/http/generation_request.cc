@@ -100,6 +100,10 @@ void ReadCommon(FieldReader& fields, GenerationRequest* parsed, v1::GenerateRequ
     if (!parsed->stream) fields.Fail("stream_options", "is about streams; leave it out, or set stream to true");
   }
   parsed->return_token_ids = fields.Bool("return_token_ids").value_or(false);
+  if (fields.Bool("return_token_origins").value_or(false)) {
+    request->set_return_token_origins(true);
+    if (!parsed->stream) fields.Fail("return_token_origins", "is about streams; leave it out, or set stream to true");
+  }
 
   const auto number = [&](const char* name, auto set) {
     if (const auto value = fields.Number(name); value.has_value()) (request->*set)(ToFloat(*value));

@@ -176,6 +176,17 @@ void AppendShownIds(const AnswerIdentity& identity, const ChoicePart& part, std:
   if (!identity.chat && !part.prompt_token_ids.empty()) AppendIds("prompt_token_ids", part.prompt_token_ids, out);
 }
 
+// Of each token that came with the chunk: who proposed it, and how much text it adds.
+void AppendOrigins(const std::vector<v1::TokenOrigin>& origins, std::string* out) {
+  AppendJsonKey("token_origins", out);
+  out->push_back('[');
+  for (const v1::TokenOrigin& origin : origins) {
+    absl::StrAppend(out, out->back() == '[' ? "" : ",", "{\"draft\":", origin.draft() ? "true" : "false",
+                    ",\"text_bytes\":", origin.text_bytes(), "}");
+  }
+  out->push_back(']');
+}
+
 // From the choices on: the usage, if chunks have it.
 void EndChunk(const AnswerIdentity& identity, const AnswerUsage* usage, std::string* out) {
   if (identity.usage_in_chunks) {
@@ -264,6 +275,7 @@ std::string RenderChunkOf(const AnswerIdentity& identity, const text::Tokenizer*
   AppendLogprobs(identity, tokenizer, part, &out);
   AppendEnd(part, &out);
   if (!is_end) AppendShownIds(identity, part, &out);
+  if (!is_end && identity.show_origins) AppendOrigins(part.origins, &out);
   out.append("}]");
   EndChunk(identity, usage, &out);
   return out;

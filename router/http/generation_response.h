@@ -23,6 +23,7 @@ struct AnswerIdentity {
   std::string model;
   bool show_logprobs = false;
   bool show_token_ids = false;
+  bool show_origins = false;
   // Of a stream: each chunk has "usage", null or so far.
   bool usage_in_chunks = false;
 };
@@ -42,6 +43,7 @@ struct ChoicePart {
   std::string text;
   std::vector<TokenId> token_ids;
   std::vector<v1::TokenLogprobs> logprobs;  // one a token id, if they are shown
+  std::vector<v1::TokenOrigin> origins;     // likewise
   int64_t first_text_offset = 0;            // characters of the choice before these tokens
   // Nothing yet: UNSPECIFIED.
   v1::FinishReason finish_reason = v1::FINISH_REASON_UNSPECIFIED;

@@ -215,6 +215,7 @@ void HttpConnection::Dispatch() {
   HttpRequest request;
   request.method = std::string(View(message.method_string()));
   request.path = DecodePath(View(message.target()));
+  request.if_none_match = std::string(View(message[http::field::if_none_match]));
   if (const auto id = View(message["X-Request-Id"]); IsRequestId(id)) request.request_id = std::string(id);
   request.authorization = std::string(View(message[http::field::authorization]));
   request.body = std::move(message.body());

@@ -56,7 +56,9 @@ absl::string_view ReasonPhrase(int status) {
 std::string RenderHead(const ResponseHead& head) {
   std::string out = absl::StrCat("HTTP/1.1 ", head.status, " ", ReasonPhrase(head.status), "\r\nDate: ", head.date,
                                  "\r\nServer: outrider\r\nContent-Type: ", head.content_type, "\r\n");
-  if (head.content_length >= 0) {
+  if (head.status == 304) {
+    // Its length would be that of what is not sent.
+  } else if (head.content_length >= 0) {
     absl::StrAppend(&out, "Content-Length: ", head.content_length, "\r\n");
   } else if (head.chunked) {
     absl::StrAppend(&out, "Transfer-Encoding: chunked\r\n");

@@ -188,6 +188,7 @@ bool FakeTarget::Step(Stream* state, v1::TargetEvents* events) {
                                                : HashToken(lane.prompt, lane.output, lane.lane);
         lane.output.push_back(id);
         tokens.add_token_ids(id);
+        tokens.set_num_accepted(static_cast<uint32_t>(std::min(i + 1, options_.tokens_per_event - 1)));
         if (params.num_logprobs() >= 0) tokens.add_logprobs()->set_logprob(-0.5f);
         if (Contains(params.end_token_ids(), id)) {
           reason = v1::FINISH_REASON_END_TOKEN;

@@ -36,7 +36,7 @@ class FakeTarget final : public v1::Target::Service {
     // The next token of a lane after `output`.
     std::function<TokenId(const std::vector<TokenId>& prompt, const std::vector<TokenId>& output, uint32_t lane)>
         next_token;
-    int tokens_per_event = 1;
+    int tokens_per_event = 1;  // all but the last as if drafted
     bool hold = false;
     // The stream breaks once a request has so many new output tokens; -1: never.
     int break_after_tokens = -1;
