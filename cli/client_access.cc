@@ -1,8 +1,10 @@
 #include "cli/client_access.h"
 
+#include <grpc/support/log.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/support/client_interceptor.h>
 
+#include <cstdlib>
 #include <utility>
 #include <vector>
 
@@ -11,6 +13,11 @@
 
 namespace outrider {
 namespace {
+
+// What a client may say is in its statuses. Unless GRPC_VERBOSITY asks for more.
+void QuietenGrpc() {
+  if (std::getenv("GRPC_VERBOSITY") == nullptr) gpr_set_log_function([](gpr_log_func_args*) {});
+}
 
 constexpr int kMaxMessageBytes = 64 << 20;
 
@@ -65,6 +72,7 @@ void AddAccessFlags(CLI::App& command, ClientAccess& access) {
 }
 
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials(const ClientAccess& access) {
+  QuietenGrpc();
   RETURN_IF_ERROR(CheckTlsFiles(access.files, "tls"));
   if (!access.tls && access.files.empty()) return grpc::InsecureChannelCredentials();
   return TlsChannel(access.files, TlsPeer::kNamed);

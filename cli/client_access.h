@@ -25,7 +25,8 @@ void AddTlsFlags(CLI::App& command, ClientAccess& access);
 // Those, and --api-key or OUTRIDER_API_KEY.
 void AddAccessFlags(CLI::App& command, ClientAccess& access);
 
-// What to call a router with. INVALID_ARGUMENT naming the file that is wrong.
+// What to call a router with. gRPC writes nothing to standard error from then on. INVALID_ARGUMENT naming the file that
+// is wrong.
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials(const ClientAccess& access);
 
 // To the router at `address`; calls carry the key. Takes answers as large as a router sends.
