@@ -26,12 +26,12 @@ struct Ended {
   std::vector<size_t> indices ABSL_GUARDED_BY(mu);
 };
 
-class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
+class GrpcCall final : public OpenCall, public grpc::ClientReadReactor<v1::GenerateResponse> {
  public:
-  // `request`, `record` and `ended` outlive this, which the loop deletes once its index is in `ended`.
-  Call(v1::Inference::Stub& stub, const v1::GenerateRequest& request, double timeout_s, size_t index,
-       BenchRecord& record, Ended& ended)
-      : index_(index), num_choices_(std::max(1u, request.n())), record_(record), ended_(ended) {
+  // `request` and `record` outlive this.
+  GrpcCall(v1::Inference::Stub& stub, const v1::GenerateRequest& request, double timeout_s, BenchRecord& record,
+           std::function<void()> on_end)
+      : num_choices_(std::max(1u, request.n())), record_(record), on_end_(std::move(on_end)) {
     if (timeout_s > 0) {
       context_.set_deadline(std::chrono::system_clock::now() +
                             std::chrono::microseconds(static_cast<int64_t>(1e6 * timeout_s)));
@@ -80,16 +80,13 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
     } else if (!record_.success) {
       record_.error = "the stream ended before each choice had finished";
     }
-    MutexLock lock(ended_.mu);
-    ended_.indices.push_back(index_);
-    ended_.changed.NotifyOne();
+    on_end_();
   }
 
  private:
-  const size_t index_;
   const uint32_t num_choices_;
   BenchRecord& record_;
-  Ended& ended_;
+  const std::function<void()> on_end_;
   grpc::ClientContext context_;
   v1::GenerateResponse response_;
   TimePoint sent_, last_;
@@ -98,12 +95,12 @@ class Call final : public grpc::ClientReadReactor<v1::GenerateResponse> {
 
 }  // namespace
 
-OpenLoopResult RunOpenLoop(v1::Inference::Stub& stub, const OpenLoopOptions& options,
-                           const std::vector<v1::GenerateRequest>& requests, const std::vector<double>& arrivals_s,
-                           const std::function<void(int, int)>& on_progress) {
+OpenLoopResult RunOpenLoop(const StartCall& start_call, const OpenLoopOptions& options,
+                           const std::vector<double>& arrivals_s, const std::function<void(int, int)>& on_progress) {
+  const size_t num_requests = arrivals_s.size();
   OpenLoopResult result;
-  result.records.resize(requests.size());
-  std::vector<std::unique_ptr<Call>> calls(requests.size());
+  result.records.resize(num_requests);
+  std::vector<std::unique_ptr<OpenCall>> calls(num_requests);
   Ended ended;
   const int num_open_max = std::min(options.max_concurrency.value_or(kMaxOpenRequests), kMaxOpenRequests);
   const TimePoint start = std::chrono::steady_clock::now();
@@ -112,17 +109,21 @@ OpenLoopResult RunOpenLoop(v1::Inference::Stub& stub, const OpenLoopOptions& opt
   };
   size_t next = 0;
   int num_open = 0, num_done = 0, num_failed = 0;
-  while (num_done < static_cast<int>(requests.size())) {
+  while (num_done < static_cast<int>(num_requests)) {
     TimePoint now = std::chrono::steady_clock::now();
-    for (; next < requests.size() && num_open < num_open_max && at(next) <= now; ++next, ++num_open) {
+    for (; next < num_requests && num_open < num_open_max && at(next) <= now; ++next, ++num_open) {
       BenchRecord& record = result.records[next];
       record.start_s = Seconds(now - start);
       record.queue_s = Seconds(now - at(next));
-      calls[next] = std::make_unique<Call>(stub, requests[next], options.timeout_s, next, record, ended);
+      calls[next] = start_call(next, record, [&ended, index = next] {
+        MutexLock lock(ended.mu);
+        ended.indices.push_back(index);
+        ended.changed.NotifyOne();
+      });
       now = std::chrono::steady_clock::now();
     }
     TimePoint wake = now + kProgressInterval;
-    if (next < requests.size() && num_open < num_open_max) wake = std::min(wake, at(next));
+    if (next < num_requests && num_open < num_open_max) wake = std::min(wake, at(next));
     std::vector<size_t> indices;
     {
       MutexLock lock(ended.mu);
@@ -139,6 +140,16 @@ OpenLoopResult RunOpenLoop(v1::Inference::Stub& stub, const OpenLoopOptions& opt
   }
   result.duration_s = Seconds(std::chrono::steady_clock::now() - start);
   return result;
+}
+
+OpenLoopResult RunOpenLoop(v1::Inference::Stub& stub, const OpenLoopOptions& options,
+                           const std::vector<v1::GenerateRequest>& requests, const std::vector<double>& arrivals_s,
+                           const std::function<void(int, int)>& on_progress) {
+  return RunOpenLoop(
+      [&](size_t index, BenchRecord& record, std::function<void()> on_end) -> std::unique_ptr<OpenCall> {
+        return std::make_unique<GrpcCall>(stub, requests[index], options.timeout_s, record, std::move(on_end));
+      },
+      options, arrivals_s, on_progress);
 }
 
 }  // namespace outrider

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -25,8 +26,23 @@ struct OpenLoopResult {
   double duration_s = 0;             // from the start to the last end
 };
 
+// A request that is open. It may be destroyed once it has said that it ended.
+class OpenCall {
+ public:
+  virtual ~OpenCall() = default;
+};
+
+// Sends request `index`, and fills `record` until it calls `on_end`, once, from any thread, and touches neither from
+// then on.
+using StartCall =
+    std::function<std::unique_ptr<OpenCall>(size_t index, BenchRecord& record, std::function<void()> on_end)>;
+
 // `arrivals_s` are seconds from now, not falling, one a request. `on_progress(num_done, num_failed)` is called from the
-// calling thread. Requests that fail are in the records.
+// calling thread, as `start` is. Requests that fail are in the records.
+OpenLoopResult RunOpenLoop(const StartCall& start, const OpenLoopOptions& options,
+                           const std::vector<double>& arrivals_s, const std::function<void(int, int)>& on_progress);
+
+// Of requests to a router over gRPC.
 OpenLoopResult RunOpenLoop(v1::Inference::Stub& stub, const OpenLoopOptions& options,
                            const std::vector<v1::GenerateRequest>& requests, const std::vector<double>& arrivals_s,
                            const std::function<void(int, int)>& on_progress);

@@ -1,24 +1,21 @@
 #include "cli/bench_serve_command.h"
 
-#include <grpcpp/grpcpp.h>
-
-#include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <memory>
-#include <sstream>
-#include <thread>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/page_client.h"
 #include "base/status_macros.h"
 #include "cli/arrival_process.h"
-#include "cli/bench_client.h"
+#include "cli/bench_endpoint.h"
 #include "cli/bench_prompts.h"
 #include "cli/bench_report.h"
 #include "cli/bench_statistics.h"
@@ -32,14 +29,17 @@ namespace {
 constexpr Duration kMetricsBound = std::chrono::seconds(5);
 constexpr int64_t kMaxDatasetBytes = int64_t{2} << 30;
 constexpr int kMaxPrompts = 1'000'000;
+constexpr uint32_t kHttpPort = 8000;
 
 struct ServeFlags {
   ClientAccess access;
-  std::string address, host = "127.0.0.1", metrics_address = "127.0.0.1:9100", backend = "grpc", model;
+  std::string address, host = "127.0.0.1", metrics_address = "127.0.0.1:9100", backend = "grpc", model, base_url,
+                       endpoint;
   uint32_t port = 9000;
   std::string dataset_name = "random", dataset_path;
   int num_prompts = 1000, sharegpt_output_len = 0, custom_output_len = 256, input_len = 0, output_len = 0;
   RandomPrompts random;
+  uint32_t random_vocab_size = 32000;
   std::string request_rate = "inf", burstiness = "1", ramp_strategy;
   double ramp_start = 0, ramp_end = 0;
   int max_concurrency = 0, num_warmups = 0;
@@ -135,7 +135,7 @@ absl::StatusOr<std::string> ReadDataset(const std::string& path, bool silent) {
   return text;
 }
 
-absl::StatusOr<std::vector<v1::GenerateRequest>> Prompts(const ServeFlags& flags, v1::Inference::Stub& stub,
+absl::StatusOr<std::vector<v1::GenerateRequest>> Prompts(const ServeFlags& flags, BenchEndpoint& endpoint,
                                                          const v1::ModelInfo& info,
                                                          const v1::GenerateRequest& defaults) {
   if (flags.dataset_name == "random") {
@@ -145,7 +145,8 @@ absl::StatusOr<std::vector<v1::GenerateRequest>> Prompts(const ServeFlags& flags
     RandomPrompts random = flags.random;
     if (flags.input_len > 0) random.input_len = flags.input_len;
     if (flags.output_len > 0) random.output_len = flags.output_len;
-    return MakeRandomPrompts(random, flags.num_prompts, info.vocab_size(),
+    const uint32_t vocab_size = info.vocab_size() > 0 ? info.vocab_size() : flags.random_vocab_size;
+    return MakeRandomPrompts(random, flags.num_prompts, vocab_size,
                              {info.end_token_ids().begin(), info.end_token_ids().end()}, flags.seed, defaults);
   }
   if (flags.dataset_path.empty()) {
@@ -157,36 +158,50 @@ absl::StatusOr<std::vector<v1::GenerateRequest>> Prompts(const ServeFlags& flags
                         flags.output_len > 0 ? flags.output_len : flags.custom_output_len, defaults);
   }
   ASSIGN_OR_RETURN(const std::string text, ReadDataset(flags.dataset_path, flags.disable_tqdm));
-  const CountTokens count = [&](const std::string& prompt) -> absl::StatusOr<int> {
-    grpc::ClientContext context;
-    v1::TokenizeRequest request;
-    v1::TokenizeResponse response;
-    request.set_text(prompt);
-    const grpc::Status status = stub.Tokenize(&context, request, &response);
-    if (status.ok()) return response.token_ids_size();
-    return absl::Status(static_cast<absl::StatusCode>(status.error_code()),
-                        absl::StrCat("Tokenize: ", status.error_message()));
-  };
+  const CountTokens count = [&](const std::string& prompt) { return endpoint.CountTokens(prompt); };
   return ShareGptPrompts(text, flags.num_prompts, flags.output_len > 0 ? flags.output_len : flags.sharegpt_output_len,
                          flags.seed, count, defaults);
 }
 
-// Waits until a group serves.
-absl::StatusOr<v1::ModelInfo> AwaitModel(v1::Inference::Stub& stub, const std::string& address, double timeout_s) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(timeout_s);
-  while (true) {
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(2));
-    v1::ModelInfo info;
-    const grpc::Status status = stub.GetModelInfo(&context, {}, &info);
-    if (status.ok() && info.num_groups() > 0) return info;
-    if (std::chrono::steady_clock::now() >= end) {
-      return absl::UnavailableError(
-          absl::StrCat(address, " serves nothing within ", timeout_s, " s of --ready-check-timeout-sec: ",
-                       status.ok() ? std::string("no group is registered") : status.error_message()));
+bool IsHttp(const ServeFlags& flags) { return flags.backend != "grpc"; }
+
+absl::StatusOr<std::unique_ptr<BenchEndpoint>> MakeEndpoint(const CLI::App& command, ServeFlags& flags) {
+  const auto given = [&](const char* name) { return command.get_option(name)->count() > 0; };
+  if (!IsHttp(flags)) {
+    if (given("--base-url") || given("--endpoint")) {
+      return absl::InvalidArgumentError("--base-url and --endpoint go with --backend openai or openai-chat");
     }
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    return MakeGrpcEndpoint(flags.address.empty() ? absl::StrCat(flags.host, ":", flags.port) : flags.address,
+                            flags.access);
   }
+  if (flags.access.tls || !flags.access.files.empty()) {
+    return absl::InvalidArgumentError("TLS is offered with --backend grpc only");
+  }
+  if (given("--base-url") + given("--address") + given("--host") > 1) {
+    return absl::InvalidArgumentError("give one of --base-url, --address and --host");
+  }
+  const bool chat = flags.backend == "openai-chat";
+  OpenAiEndpointOptions options{.base_url = flags.base_url,
+                                .path = flags.endpoint,
+                                .api = chat ? OpenAiApi::kChat : OpenAiApi::kCompletions,
+                                .model = flags.model,
+                                .api_key = {}};
+  if (options.base_url.empty()) {
+    const uint32_t port = given("--port") ? flags.port : kHttpPort;
+    options.base_url =
+        absl::StrCat("http://", flags.address.empty() ? absl::StrCat(flags.host, ":", port) : flags.address);
+  }
+  if (options.path.empty()) options.path = chat ? "/v1/chat/completions" : "/v1/completions";
+  options.api_key = flags.access.api_key;
+  if (const char* const key = std::getenv("OPENAI_API_KEY"); key != nullptr && options.api_key.empty()) {
+    options.api_key = key;
+  }
+  // The page with the counters of drafts is that of the same server.
+  if (!given("--metrics-address")) {
+    const absl::string_view rest = absl::StripPrefix(options.base_url, "http://");
+    flags.metrics_address = std::string(rest.substr(0, rest.find('/')));
+  }
+  return MakeOpenAiEndpoint(options);
 }
 
 DraftCounters FetchDraftCounters(const std::string& metrics_address) {
@@ -244,7 +259,7 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> Metadata(const 
   return metadata;
 }
 
-absl::Status RunBenchServe(const CLI::App& command, const ServeFlags& flags) {
+absl::Status RunBenchServe(const CLI::App& command, ServeFlags flags) {
   // All that can be wrong before anybody is asked.
   ASSIGN_OR_RETURN(const ArrivalOptions arrivals, Arrivals(flags));
   ASSIGN_OR_RETURN(const auto goodput, ParseGoodput(flags.goodput));
@@ -262,21 +277,22 @@ absl::Status RunBenchServe(const CLI::App& command, const ServeFlags& flags) {
   run.ramp_end = flags.ramp_end;
   run.has_goodput = !goodput.empty();
 
-  const std::string address = flags.address.empty() ? absl::StrCat(flags.host, ":", flags.port) : flags.address;
-  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel, OpenChannel(address, flags.access));
-  const auto stub = v1::Inference::NewStub(channel);
-  ASSIGN_OR_RETURN(const v1::ModelInfo info, AwaitModel(*stub, address, flags.ready_timeout_s));
+  ASSIGN_OR_RETURN(const std::unique_ptr<BenchEndpoint> endpoint, MakeEndpoint(command, flags));
+  ASSIGN_OR_RETURN(const v1::ModelInfo info, endpoint->AwaitModel(flags.ready_timeout_s));
   run.model_id = flags.model.empty() ? info.model() : flags.model;
   ASSIGN_OR_RETURN(const std::vector<v1::GenerateRequest> requests,
-                   Prompts(flags, *stub, info, Defaults(command, flags)));
+                   Prompts(flags, *endpoint, info, Defaults(command, flags)));
   const OpenLoopOptions loop{.max_concurrency = run.max_concurrency, .timeout_s = flags.timeout_s};
   const auto say = [&](const std::string& text) {
     if (!flags.disable_tqdm) std::fprintf(stderr, "%s\n", text.c_str());
   };
   if (flags.num_warmups > 0) {
     say(absl::StrCat("Warming up with ", flags.num_warmups, " requests..."));
-    RunOpenLoop(*stub, loop, std::vector<v1::GenerateRequest>(static_cast<size_t>(flags.num_warmups), requests[0]),
-                std::vector<double>(static_cast<size_t>(flags.num_warmups), 0.0), [](int, int) {});
+    const auto count = static_cast<size_t>(flags.num_warmups);
+    RETURN_IF_ERROR(endpoint
+                        ->RunOpenLoop(loop, std::vector<v1::GenerateRequest>(count, requests[0]),
+                                      std::vector<double>(count, 0.0), [](int, int) {})
+                        .status());
   }
   say(absl::StrCat("Traffic request rate: ", flags.ramp_strategy.empty() ? flags.request_rate : flags.ramp_strategy,
                    ", burstiness factor: ", flags.burstiness,
@@ -289,10 +305,12 @@ absl::Status RunBenchServe(const CLI::App& command, const ServeFlags& flags) {
   OpenLoopResult result;
   {
     Progress progress("requests", ProgressUnit::kCount, flags.num_prompts, flags.disable_tqdm);
-    result = RunOpenLoop(*stub, loop, requests, times, [&](int done, int) { progress.Update(done); });
+    ASSIGN_OR_RETURN(result,
+                     endpoint->RunOpenLoop(loop, requests, times, [&](int done, int) { progress.Update(done); }));
   }
   run.duration_s = result.duration_s;
-  const SpeculationFigures speculation = Speculation(result.records, before, FetchDraftCounters(flags.metrics_address));
+  const SpeculationFigures speculation =
+      Speculation(result.records, before, FetchDraftCounters(flags.metrics_address), IsHttp(flags));
   const BenchMetrics metrics = Summarize(result.records, run.duration_s, percents, goodput);
   int num_told = 0;
   for (size_t i = 0; i < result.records.size() && num_told < 10; ++i) {
@@ -327,6 +345,11 @@ void AddDatasetFlags(CLI::App& command, ServeFlags& flags) {
   command
       .add_option("--random-range-ratio", flags.random.range_ratio, "Lengths of random are even over 1 -/+ this share")
       ->type_name("[0]");
+  command
+      .add_option("--random-vocab-size", flags.random_vocab_size,
+                  "Ids of random are below; over gRPC the model's own number")
+      ->type_name("[32000]")
+      ->check(CLI::Range(1, 1 << 24));
   command.add_option("--random-prefix-len", flags.random.prefix_len, "Tokens that all prompts of random begin with")
       ->type_name("[0]");
   command.add_option("--sharegpt-output-len", flags.sharegpt_output_len, "Instead of the answer's own length")
@@ -409,15 +432,25 @@ void AddBenchServeCommand(CLI::App& bench, int& exit_code) {
   command->add_option("--address", flags->address, "Router to ask; else --host and --port")->type_name("HOST:PORT");
   AddAccessFlags(*command, flags->access);
   command->add_option("--host", flags->host, "Of the router")->type_name("[127.0.0.1]");
-  command->add_option("--port", flags->port, "Its gRPC port")->type_name("[9000]")->check(CLI::Range(1, 65535));
+  command->add_option("--port", flags->port, "Its port; 8000 over HTTP")
+      ->type_name("[9000]")
+      ->check(CLI::Range(1, 65535));
+  command->add_option("--base-url", flags->base_url, "Over HTTP, instead: any server of OpenAI's API")
+      ->type_name("http://HOST:PORT");
+  command->add_option("--endpoint", flags->endpoint, "Over HTTP: the path that requests go to")
+      ->type_name("[/v1/completions or /v1/chat/completions]");
   command
-      ->add_option("--metrics-address", flags->metrics_address,
-                   "Metrics page with the acceptance by position; the report does without it")
+      ->add_option(
+          "--metrics-address", flags->metrics_address,
+          "Metrics page with the acceptance by position; the report does without it. Over HTTP: of the same port")
       ->type_name("[127.0.0.1:9100]");
-  command->add_option("--backend", flags->backend, "How requests are sent: grpc")
+  command
+      ->add_option("--backend", flags->backend,
+                   "grpc; openai or vllm: HTTP, completions; openai-chat: HTTP, conversations (key: --api-key, else OPENAI_API_KEY)")
       ->type_name("[grpc]")
-      ->check(CLI::IsMember({"grpc"}));
-  command->add_option("--model", flags->model, "Name in the report; the router's if absent")->type_name("NAME");
+      ->check(CLI::IsMember({"grpc", "openai", "openai-chat", "vllm"}));
+  command->add_option("--model", flags->model, "Name in the report, and of the model over HTTP; the server's if absent")
+      ->type_name("NAME");
   group("Prompts");
   AddDatasetFlags(*command, *flags);
   group("Traffic");
@@ -433,7 +466,8 @@ void AddBenchServeCommand(CLI::App& bench, int& exit_code) {
       "Examples:\n"
       "  outrider bench serve --num-prompts 200 --request-rate 8 --random-input-len 256 --goodput ttft:500 tpot:50\n"
       "  outrider bench serve --dataset-name sharegpt --dataset-path ShareGPT_V3.json --request-rate 4 --save-result\n"
-      "  outrider bench serve --dataset-name custom --dataset-path prompts.jsonl --max-concurrency 16 --draft off");
+      "  outrider bench serve --dataset-name custom --dataset-path prompts.jsonl --max-concurrency 16 --draft off\n"
+      "  outrider bench serve --backend openai --base-url http://vllm:8000 --request-rate 8");
   command->callback([=, &exit_code] {
     const absl::Status status = RunBenchServe(*command, *flags);
     if (status.ok()) return;

@@ -152,13 +152,20 @@ DraftCounters ReadDraftCounters(const std::string& metrics_page) {
     const int64_t count = static_cast<int64_t>(value);
     if (name == "vllm:spec_decode_num_drafts_total") {
       vllm.num_drafts += count;
+    } else if (name == "vllm:spec_decode_num_draft_tokens_total") {
+      vllm.draft_tokens += count;
+    } else if (name == "vllm:spec_decode_num_accepted_tokens_total") {
+      vllm.accepted_tokens += count;
     } else if (name == "vllm:spec_decode_num_accepted_tokens_per_pos_total" && position >= 0) {
       vllm.accepted_by_position[position] += count;
     } else if (name == "outrider_draft_rounds_total") {
       has_ours = true;
       ours.num_drafts += count;
+    } else if (name == "outrider_draft_tokens_total") {
+      ours.draft_tokens += count;
     } else if (name == "outrider_draft_tokens_accepted_total" && position >= 1) {
       ours.accepted_by_position[position - 1] += count;
+      ours.accepted_tokens += count;
     }
   }
   // What the router shows under vLLM's names comes with heartbeats, later than what groups count themselves.
@@ -166,7 +173,7 @@ DraftCounters ReadDraftCounters(const std::string& metrics_page) {
 }
 
 SpeculationFigures Speculation(const std::vector<BenchRecord>& records, const DraftCounters& before,
-                               const DraftCounters& after) {
+                               const DraftCounters& after, bool pages_count) {
   SpeculationFigures figures;
   for (const BenchRecord& record : records) {
     figures.num_drafts += record.num_drafts;
@@ -175,6 +182,11 @@ SpeculationFigures Speculation(const std::vector<BenchRecord>& records, const Dr
   }
   const int64_t num_drafts = after.num_drafts - before.num_drafts;
   if (num_drafts <= 0) return figures;
+  if (pages_count && figures.num_drafts == 0) {
+    figures.num_drafts = num_drafts;
+    figures.draft_tokens = after.draft_tokens - before.draft_tokens;
+    figures.accepted_tokens = after.accepted_tokens - before.accepted_tokens;
+  }
   for (const auto& [position, count] : after.accepted_by_position) {
     const auto earlier = before.accepted_by_position.find(position);
     const int64_t change = count - (earlier == before.accepted_by_position.end() ? 0 : earlier->second);

@@ -81,13 +81,14 @@ struct SpeculationFigures {
 // Counts of the draft counters of a metrics page, all series summed: those of vLLM's names, or ours where there are
 // none.
 struct DraftCounters {
-  int64_t num_drafts = 0;
+  int64_t num_drafts = 0, draft_tokens = 0, accepted_tokens = 0;
   std::map<int, int64_t> accepted_by_position;  // from 0
 };
 DraftCounters ReadDraftCounters(const std::string& metrics_page);
 
 // `before` and `after` the run, of the pages; totals are those of the records, so that others' requests do not count.
+// `pages_count`: those of the pages where no record has any, as of servers that do not tell a request's.
 SpeculationFigures Speculation(const std::vector<BenchRecord>& records, const DraftCounters& before,
-                               const DraftCounters& after);
+                               const DraftCounters& after, bool pages_count = false);
 
 }  // namespace outrider

@@ -197,6 +197,10 @@ TEST(BenchStatistics, SpeculationIsOfTheRunAlone) {
   EXPECT_EQ(figures.acceptance_length(), 2.5);
   EXPECT_EQ(figures.per_position, (std::vector<double>{0.75, 0.25}));
   EXPECT_TRUE(Speculation({record}, {}, {}).per_position.empty());
+  const DraftCounters after = {.num_drafts = 4, .draft_tokens = 8, .accepted_tokens = 2, .accepted_by_position = {}};
+  EXPECT_EQ(Speculation({BenchRecord()}, {}, after).draft_tokens, 0);
+  EXPECT_EQ(Speculation({BenchRecord()}, {}, after, true).draft_tokens, 8);
+  EXPECT_EQ(Speculation({record}, {}, after, true).draft_tokens, 10);
 }
 
 }  // namespace

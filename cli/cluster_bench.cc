@@ -187,7 +187,7 @@ class Bench {
         std::max(options_.prompt_tokens + options_.output_tokens, kWarmUpPromptTokens + kWarmUpOutputTokens));
     cluster_options.max_sequences =
         static_cast<uint32_t>(*std::max_element(options_.batch.begin(), options_.batch.end()));
-    cluster_options.grpc_port = cluster_options.metrics_port = 0;
+    cluster_options.grpc_port = cluster_options.metrics_port = cluster_options.http_port = 0;
     ASSIGN_OR_RETURN(const std::unique_ptr<ChildCluster> cluster, ChildCluster::Start(cluster_options, program_));
     ASSIGN_OR_RETURN(const int vocab_size, VocabSize(cluster->grpc_address()));
     const int lookahead = drafts ? options_.lookahead : 0;

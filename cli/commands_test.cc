@@ -113,7 +113,10 @@ TEST(Commands, BenchServeNamesTheFlagThatIsWrongBeforeItAsksAnybody) {
   EXPECT_NE(message({"--metric-percentiles", "101"}).find("'101' is no number from 0 to 100"), std::string::npos);
   EXPECT_NE(message({"--ramp-up-strategy", "linear"}).find("--ramp-up-start-rps 0"), std::string::npos);
   EXPECT_NE(message({"--metadata", "x"}).find("KEY=VALUE"), std::string::npos);
-  EXPECT_NE(message({"--backend", "openai"}).find("--backend"), std::string::npos);
+  EXPECT_NE(message({"--backend", "tgi"}).find("--backend"), std::string::npos);
+  EXPECT_NE(message({"--base-url", "http://a"}).find("--backend openai"), std::string::npos);
+  EXPECT_NE(message({"--backend", "openai", "--base-url", "http://a"}).find("give one of"), std::string::npos);
+  EXPECT_NE(message({"--backend", "openai", "--tls"}).find("--backend grpc only"), std::string::npos);
 }
 
 TEST(Commands, WithoutArgumentsTheCommandsAreListed) {
@@ -148,8 +151,8 @@ TEST(Commands, DoctorNamesAPortThatIsTakenAndItsRemedy) {
   ASSERT_EQ(::listen(fd, 1), 0);
   ASSERT_EQ(::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
   const std::string port = std::to_string(ntohs(address.sin_port));
-  const ProgramResult result = RunProgram(
-      {"doctor", "--grpc-port", port, "--metrics-port", "0", "--peers", "127.0.0.1:" + port + ",nowhere", "--json"});
+  const ProgramResult result = RunProgram({"doctor", "--grpc-port", port, "--metrics-port", "0", "--http-port", "0",
+                                           "--peers", "127.0.0.1:" + port + ",nowhere", "--json"});
   ::close(fd);
   EXPECT_EQ(result.exit_code, 1);
   const Json json = Json::parse(result.out);

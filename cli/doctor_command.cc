@@ -19,6 +19,9 @@ void AddDoctorCommand(CLI::App& app, int& exit_code) {
   command->add_option("--grpc-port", questions->grpc_port, "That must be free; 0: not looked at")
       ->type_name("[9000]")
       ->check(CLI::Range(0, 65535));
+  command->add_option("--http-port", questions->http_port, "That must be free; 0: not looked at")
+      ->type_name("[8000]")
+      ->check(CLI::Range(0, 65535));
   command->add_option("--metrics-port", questions->metrics_port, "That must be free; 0: not looked at")
       ->type_name("[9100]")
       ->check(CLI::Range(0, 65535));

@@ -124,6 +124,7 @@ HostFacts LookAtHost(const HostQuestions& questions) {
     facts.shared_memory_bytes = static_cast<int64_t>(shared.f_blocks) * static_cast<int64_t>(shared.f_frsize);
   }
   if (questions.grpc_port > 0) facts.ports.push_back(LookAtPort("grpc", questions.host, questions.grpc_port));
+  if (questions.http_port > 0) facts.ports.push_back(LookAtPort("http", questions.host, questions.http_port));
   if (questions.metrics_port > 0) facts.ports.push_back(LookAtPort("metrics", questions.host, questions.metrics_port));
   for (const std::string& peer : questions.peers) facts.peers.push_back(LookAtPeer(peer, questions.peer_timeout_s));
   timex clock{};

@@ -11,6 +11,7 @@ namespace outrider {
 struct HostQuestions {
   std::string host = "127.0.0.1";
   int grpc_port = 9000;            // 0: not asked
+  int http_port = 8000;            // 0: not asked
   int metrics_port = 9100;         // 0: not asked
   std::vector<std::string> peers;  // HOST:PORT
   double peer_timeout_s = 2;

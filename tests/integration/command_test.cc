@@ -87,6 +87,32 @@ TEST_F(Command, BenchServeCountsWhatTheClusterDid) {
   EXPECT_EQ(Json::parse(file), json);
 }
 
+TEST_F(Command, BenchServeOverHttpCountsWhatTheClusterDid) {
+  for (const bool chat : {false, true}) {
+    const std::string path = testing::TempDir() + "/http_prompts_" + std::to_string(::getpid()) + ".jsonl";
+    std::ofstream(path) << "{\"prompt\": \"Once upon a time\", \"output_tokens\": 8}\n";
+    std::vector<std::string> arguments = {"bench",         "serve",
+                                          "--backend",     chat ? "openai-chat" : "openai",
+                                          "--base-url",    "http://" + cluster_->http_address(),
+                                          "--num-prompts", "6",
+                                          "--json",        "--ignore-eos",
+                                          "--temperature", "0"};
+    for (const char* const argument : {"--dataset-name", "custom", "--dataset-path"}) {
+      if (chat) arguments.push_back(argument);
+    }
+    arguments.insert(arguments.end(),
+                     {chat ? path : "--random-input-len=16", chat ? "--seed=1" : "--random-output-len=8"});
+    const ProgramResult result = RunProgram(arguments);
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    const Json json = Json::parse(result.out);
+    EXPECT_EQ(json["completed"], 6);
+    EXPECT_EQ(json["total_output_tokens"], 48);
+    EXPECT_EQ(json["backend"], chat ? "openai-chat" : "openai");
+    EXPECT_GT(json["spec_decode_draft_tokens"], 0);
+    EXPECT_GT(json["mean_ttft_ms"], 0);
+  }
+}
+
 TEST_F(Command, TopShowsTheClusterForPeopleAndForPrograms) {
   const ProgramResult json =
       RunProgram({"top", "--json", "--interval", "0.1", "--metrics-address", cluster_->metrics_address()});
