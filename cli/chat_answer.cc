@@ -47,7 +47,7 @@ InterruptWatch::~InterruptWatch() {
 }
 
 ChatAnswer StreamAnswer(v1::Inference::Stub& stub, const v1::GenerateRequest& request, bool takes_interrupts,
-                        const std::function<void(const std::string&)>& on_text) {
+                        const std::function<void(const v1::Delta&)>& on_text) {
   grpc::ClientContext context;
   std::optional<InterruptWatch> watch;
   if (takes_interrupts) watch.emplace([&context] { context.TryCancel(); });
@@ -56,9 +56,9 @@ ChatAnswer StreamAnswer(v1::Inference::Stub& stub, const v1::GenerateRequest& re
   v1::GenerateResponse response;
   bool has_finished = false;
   while (reader->Read(&response)) {
-    if (response.has_delta() && response.delta().choice_index() == 0 && !response.delta().text().empty()) {
+    if (response.has_delta() && response.delta().choice_index() == 0) {
       answer.text += response.delta().text();
-      on_text(response.delta().text());
+      on_text(response.delta());
     } else if (response.has_finished() && response.finished().choice_index() == 0) {
       answer.finished = response.finished();
       has_finished = true;

@@ -36,9 +36,9 @@ class InterruptWatch {
   std::thread thread_;
 };
 
-// Calls `on_text` from this thread as text comes. With `takes_interrupts`, SIGINT cancels the call; REQUIRES
+// Calls `on_text` from this thread with each delta. With `takes_interrupts`, SIGINT cancels the call; REQUIRES
 // BlockInterrupts().
 ChatAnswer StreamAnswer(v1::Inference::Stub& stub, const v1::GenerateRequest& request, bool takes_interrupts,
-                        const std::function<void(const std::string&)>& on_text);
+                        const std::function<void(const v1::Delta&)>& on_text);
 
 }  // namespace outrider

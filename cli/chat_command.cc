@@ -18,6 +18,7 @@
 #include "cli/child_cluster.h"
 #include "cli/client_access.h"
 #include "cli/cluster_flags.h"
+#include "cli/draft_marks.h"
 #include "cli/generate_client.h"  // DescribeFinished
 #include "cli/line_editor.h"
 #include "cli/terminal.h"
@@ -38,7 +39,7 @@ struct ChatFlags {
   uint32_t top_k = 0, max_tokens = 0;
   uint64_t seed = 0;
   std::string draft = "on";
-  bool no_history = false, stats = false;
+  bool no_history = false, stats = false, show_drafts = false;
 };
 
 absl::StatusOr<v1::GenerateRequest> Defaults(const CLI::App& command, const ChatFlags& flags) {
@@ -72,9 +73,9 @@ std::string StateFolder() {
 // The conversation's other end and its two channels to people.
 class Conversation {
  public:
-  Conversation(v1::Inference::Stub& stub, v1::GenerateRequest defaults, LineEditor& editor, bool stats)
+  Conversation(v1::Inference::Stub& stub, v1::GenerateRequest defaults, LineEditor& editor, bool stats, bool drafts)
       : stub_(stub),
-        session_(std::move(defaults), stats),
+        session_(std::move(defaults), stats, drafts),
         editor_(editor),
         interactive_(IsTerminal(STDIN_FILENO) && IsTerminal(STDOUT_FILENO)),
         colour_(UseColour(STDOUT_FILENO)) {}
@@ -120,8 +121,18 @@ class Conversation {
   }
 
   void Answer() {
-    const ChatAnswer answer = StreamAnswer(stub_, session_.Request(), interactive_, [&](const std::string& text) {
-      std::fputs(interactive_ ? TerminalSafe(text).c_str() : text.c_str(), stdout);
+    v1::GenerateRequest request = session_.Request();
+    const bool shows_drafts = colour_ && session_.shows_drafts();
+    if (shows_drafts) request.set_return_token_origins(true);
+    DraftMarks marks;
+    const ChatAnswer answer = StreamAnswer(stub_, request, interactive_, [&](const v1::Delta& delta) {
+      if (shows_drafts) {
+        for (const DraftMarks::Piece& piece : marks.Take(delta)) {
+          std::printf(piece.draft ? "\x1b[32m%s\x1b[0m" : "%s", TerminalSafe(piece.text).c_str());
+        }
+      } else {
+        std::fputs(interactive_ ? TerminalSafe(delta.text()).c_str() : delta.text().c_str(), stdout);
+      }
       std::fflush(stdout);
     });
     if (!answer.text.empty()) std::printf("\n");
@@ -234,7 +245,7 @@ absl::Status RunChat(const CLI::App& command, const ChatFlags& flags, int& exit_
     std::printf("%s, %u tokens of context, %u draft workers; /help lists commands\n",
                 TerminalSafe(info.model()).c_str(), info.max_model_len(), info.num_draft_workers());
   }
-  if (!Conversation(*stub, std::move(defaults), *editor, flags.stats).Run()) exit_code = 1;
+  if (!Conversation(*stub, std::move(defaults), *editor, flags.stats, flags.show_drafts).Run()) exit_code = 1;
   return absl::OkStatus();
 }
 
@@ -250,6 +261,8 @@ void AddChatCommand(CLI::App& app, int& exit_code) {
   group("Conversation");
   command->add_option("--system", flags->system, "A message that goes before all others")->type_name("TEXT");
   command->add_flag("--stats", flags->stats, "Tell after each answer what it took");
+  command->add_flag("--show-drafts", flags->show_drafts,
+                    "Colour the accepted draft tokens, on a terminal with colours");
   command->add_flag("--no-history", flags->no_history, "Neither read nor write the history of lines");
   group("Router");
   command->add_option("--address", flags->address, "Router to ask")->type_name("[127.0.0.1:9000]");

@@ -24,6 +24,7 @@ constexpr char kHelp[] =
     "/undo             take the last message and its answer back\n"
     "/retry            ask the last message again\n"
     "/stats            tell after each answer what it took, or stop telling\n"
+    "/drafts           colour the accepted draft tokens, or stop colouring\n"
     "/save FILE        write the conversation; /load FILE reads it again\n"
     "/exit             leave; so does Ctrl-D\n"
     "A line that ends in \\ goes on; lines between \"\"\" and \"\"\" are one message. A message that begins with a "
@@ -32,8 +33,9 @@ constexpr char kHelp[] =
     "Ctrl-C stops an answer, or drops the line that is being typed.";
 
 const std::vector<std::string>& Commands() {
-  static const auto* const commands = new std::vector<std::string>{
-      "/help", "/new", "/system", "/set", "/show", "/undo", "/retry", "/stats", "/save", "/load", "/exit", "/quit"};
+  static const auto* const commands =
+      new std::vector<std::string>{"/help",  "/new",    "/system", "/set",  "/show", "/undo", "/retry",
+                                   "/stats", "/drafts", "/save",   "/load", "/exit", "/quit"};
   return *commands;
 }
 
@@ -93,8 +95,8 @@ void InputAssembler::Drop() {
   in_block_ = continues_ = false;
 }
 
-ChatSession::ChatSession(v1::GenerateRequest defaults, bool shows_stats)
-    : defaults_(std::move(defaults)), request_(defaults_), shows_stats_(shows_stats) {}
+ChatSession::ChatSession(v1::GenerateRequest defaults, bool shows_stats, bool shows_drafts)
+    : defaults_(std::move(defaults)), request_(defaults_), shows_stats_(shows_stats), shows_drafts_(shows_drafts) {}
 
 ChatSession::Step ChatSession::OnInput(const std::string& input) {
   if (Strip(input).empty()) return {};
@@ -144,6 +146,10 @@ ChatSession::Step ChatSession::OnInput(const std::string& input) {
   if (command == "/stats") {
     shows_stats_ = !shows_stats_;
     return {.text = shows_stats_ ? "figures are told after each answer" : "figures are told no more"};
+  }
+  if (command == "/drafts") {
+    shows_drafts_ = !shows_drafts_;
+    return {.text = shows_drafts_ ? "what drafts guessed right is green" : "drafts are not shown any more"};
   }
   if (command == "/save" || command == "/load") {
     if (rest.empty()) return {.text = absl::StrCat(command, " takes a file")};

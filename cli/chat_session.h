@@ -43,7 +43,7 @@ class ChatSession {
   };
 
   // `defaults`: a system message and parameters; what /new goes back to.
-  explicit ChatSession(v1::GenerateRequest defaults, bool shows_stats = false);
+  explicit ChatSession(v1::GenerateRequest defaults, bool shows_stats = false, bool shows_drafts = false);
 
   // `input`: a message, or a command that begins with a slash. Commands that are wrong say so in `text`.
   Step OnInput(const std::string& input);
@@ -54,6 +54,7 @@ class ChatSession {
 
   const v1::GenerateRequest& Request() const { return request_; }
   bool shows_stats() const { return shows_stats_; }
+  bool shows_drafts() const { return shows_drafts_; }
 
   // {"messages": [...], parameters...}: a GenerateRequest, so a line for `outrider generate --input` when on one.
   std::string ToJson() const;
@@ -67,7 +68,7 @@ class ChatSession {
 
   const v1::GenerateRequest defaults_;
   v1::GenerateRequest request_;
-  bool shows_stats_;
+  bool shows_stats_, shows_drafts_;
 };
 
 // `text` without what a terminal would obey: control characters but tab and newline become U+FFFD.

@@ -7,6 +7,16 @@ namespace {
 
 using Action = ChatSession::Action;
 
+TEST(ChatSession, DraftsAreShownAndHiddenByCommand) {
+  ChatSession session({}, false, true);
+  EXPECT_TRUE(session.shows_drafts());
+  EXPECT_EQ(session.OnInput("/drafts").text, "drafts are not shown any more");
+  EXPECT_FALSE(session.shows_drafts());
+  session.OnInput("/drafts");
+  EXPECT_TRUE(session.shows_drafts());
+  EXPECT_EQ(session.ToJson(), "{}\n");  // it is no part of the conversation
+}
+
 TEST(InputAssembler, JoinsLinesThatGoOnAndBlocks) {
   InputAssembler assembler;
   EXPECT_TRUE(assembler.Add("one"));
