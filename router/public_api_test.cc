@@ -30,6 +30,31 @@ namespace vllm = ::vllm::grpc::engine;
 
 constexpr auto kCallBound = std::chrono::seconds(30);
 
+// A message of any kind with nothing in it.
+grpc::ByteBuffer EmptyMessage() {
+  const grpc::Slice slice;
+  return grpc::ByteBuffer(&slice, 1);
+}
+
+// Calls `method` so and says how it ended.
+grpc::Status CallEmpty(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
+                       const std::string& key) {
+  grpc::GenericStub stub(channel);
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + kCallBound);
+  if (!key.empty()) context.AddMetadata("authorization", "Bearer " + key);
+  grpc::CompletionQueue queue;
+  const auto call = stub.PrepareUnaryCall(&context, method, EmptyMessage(), &queue);
+  call->StartCall();
+  grpc::ByteBuffer response;
+  grpc::Status status;
+  call->Finish(&response, &status, nullptr);
+  void* tag;
+  bool ok;
+  queue.Next(&tag, &ok);
+  return status;
+}
+
 // A router with keys and vLLM's service.
 class PublicApi : public testing::Test {
  protected:
@@ -69,19 +94,7 @@ class PublicApi : public testing::Test {
     if (!key.empty()) context.AddMetadata("authorization", "Bearer " + key);
   }
   grpc::Status CallEmpty(const std::string& method, const std::string& key) {
-    grpc::GenericStub stub(channel_);
-    grpc::ClientContext context;
-    Prepare(key, context);
-    grpc::CompletionQueue queue;
-    const auto call = stub.PrepareUnaryCall(&context, method, grpc::ByteBuffer(), &queue);
-    call->StartCall();
-    grpc::ByteBuffer response;
-    grpc::Status status;
-    call->Finish(&response, &status, nullptr);
-    void* tag;
-    bool ok;
-    queue.Next(&tag, &ok);
-    return status;
+    return router::CallEmpty(channel_, method, key);
   }
   struct Outcome {
     grpc::Status status;
@@ -427,19 +440,7 @@ TEST(ZPublicApiAdmin, ChannelzIsOnThePortForItAlone) {
   ASSERT_NE(router, nullptr);
   EXPECT_TRUE(absl::StartsWith(router->admin_address(), "127.0.0.1:")) << router->admin_address();
   const auto call = [](const std::string& address, const std::string& method) {
-    grpc::GenericStub stub(grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + kCallBound);
-    grpc::CompletionQueue queue;
-    const auto pending = stub.PrepareUnaryCall(&context, method, grpc::ByteBuffer(), &queue);
-    pending->StartCall();
-    grpc::ByteBuffer response;
-    grpc::Status status;
-    pending->Finish(&response, &status, nullptr);
-    void* tag;
-    bool ok;
-    queue.Next(&tag, &ok);
-    return status.error_code();
+    return CallEmpty(grpc::CreateChannel(address, grpc::InsecureChannelCredentials()), method, "").error_code();
   };
   constexpr char kServers[] = "/grpc.channelz.v1.Channelz/GetServers";
   EXPECT_EQ(call(router->admin_address(), kServers), grpc::StatusCode::OK);
