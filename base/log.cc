@@ -143,7 +143,9 @@ std::string FormatLogLine(LogFormat format, int64_t unix_ms, LogLevel level, abs
     AppendField(format, "level", LevelName(level), false, &line);
     AppendField(format, "process", process, false, &line);
     AppendField(format, "message", told, false, &line);
-    for (const LogField& field : fields) AppendField(format, field.name, field.value, field.is_number, &line);
+    for (const LogField& field : fields) {
+      if (!field.value.empty()) AppendField(format, field.name, field.value, field.is_number, &line);
+    }
     absl::StrAppend(&line, format == LogFormat::kJson ? "}\n" : "\n");
     return line;
   };

@@ -22,7 +22,7 @@ enum class LogFormat { kText, kJson };
 // A line has at most so many bytes; what is beyond is cut. Within what a pipe takes whole (PIPE_BUF).
 inline constexpr size_t kMaxLogLineBytes = 4096;
 
-// {"request_id", "r-17"}, {"num_output_tokens", 12}
+// {"request_id", "r-17"}, {"num_output_tokens", 12}. One whose value is empty is left out of its line.
 struct LogField {
   LogField(absl::string_view name, absl::string_view value) : name(name), value(value) {}
   LogField(absl::string_view name, const char* value) : name(name), value(value) {}

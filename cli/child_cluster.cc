@@ -55,6 +55,10 @@ std::vector<std::string> ServeArguments(const ClusterOptions& options) {
     arguments.push_back(absl::StrCat("--draft-replay=", options.draft_replay));
     arguments.push_back(absl::StrCat("--draft-acceptance=", options.draft_acceptance));
   }
+  if (!options.otlp_endpoint.empty()) {
+    arguments.push_back(absl::StrCat("--otlp-endpoint=", options.otlp_endpoint));
+    arguments.push_back(absl::StrCat("--otlp-sample-ratio=", options.otlp_sample_ratio));
+  }
   return arguments;
 }
 

@@ -41,6 +41,10 @@ absl::Status Validate(const ClusterOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("--draft-acceptance is ", options.draft_acceptance, "; it may be 0 to 1"));
   }
+  if (!(options.otlp_sample_ratio >= 0 && options.otlp_sample_ratio <= 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--otlp-sample-ratio is ", options.otlp_sample_ratio, "; it may be 0 to 1"));
+  }
   if (!IsOneOf(options.device, {"auto", "cpu", "cuda"})) {
     return absl::InvalidArgumentError(absl::StrCat("--device '", options.device, "' is none of auto, cpu, cuda"));
   }
@@ -100,6 +104,10 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
   if (!options.tls_certificate.empty()) router.args.push_back(flag("tls-certificate", options.tls_certificate));
   if (!options.tls_private_key.empty()) router.args.push_back(flag("tls-private-key", options.tls_private_key));
   if (!options.tls_authorities.empty()) router.args.push_back(flag("tls-authorities", options.tls_authorities));
+  if (!options.otlp_endpoint.empty()) {
+    router.args.push_back(flag("otlp-endpoint", options.otlp_endpoint));
+    router.args.push_back(flag("otlp-sample-ratio", options.otlp_sample_ratio));
+  }
   units.push_back({"router", {std::move(router)}});
   add_health(units[0].processes[0], "router");
   for (uint32_t group = 0; group < options.groups; ++group) {
@@ -123,6 +131,9 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
       process.labels = {{"group", unit.name}, {"rank", absl::StrCat(rank)}};
       add_health(process, absl::StrCat(unit.name, "-", rank));
       process.args.push_back(rank == 0 ? flag("router-address", cluster_address) : flag("leader-address", socket(0)));
+      if (rank == 0 && !options.otlp_endpoint.empty()) {
+        process.args.push_back(flag("otlp-endpoint", options.otlp_endpoint));
+      }
       unit.processes.push_back(std::move(process));
     }
     units.push_back(std::move(unit));

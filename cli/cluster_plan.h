@@ -37,6 +37,8 @@ struct ClusterOptions {
   std::string api_keys;
   bool vllm_engine = false;
   std::string log_format = "text";
+  std::string otlp_endpoint;  // empty: no spans are recorded
+  double otlp_sample_ratio = 1;
   // For benches: recorded outputs that draft workers draft, and the share of them that is right (DraftConfig.replay).
   std::string draft_replay;
   double draft_acceptance = 1;

@@ -92,6 +92,22 @@ TEST(ClusterPlan, TellsDraftWorkersWhatToReplay) {
   EXPECT_FALSE(Validate(options).ok());
 }
 
+TEST(ClusterPlan, TellsTheRouterAndLeadersWhereTracesGo) {
+  ClusterOptions options = Options();
+  for (const auto& unit : PlanCluster(options, "/run/x", 2)) {
+    for (const auto& process : unit.processes) {
+      for (const auto& arg : process.args) EXPECT_EQ(arg.find("--otlp"), std::string::npos);
+    }
+  }
+  options.otlp_endpoint = "collector:4317";
+  options.otlp_sample_ratio = 0.5;
+  const auto units = PlanCluster(options, "/run/x", 2);
+  EXPECT_TRUE(Has(units[0].processes[0], "--otlp-endpoint=collector:4317"));
+  EXPECT_TRUE(Has(units[0].processes[0], "--otlp-sample-ratio=0.5"));
+  EXPECT_TRUE(Has(units[1].processes[0], "--otlp-endpoint=collector:4317"));
+  EXPECT_FALSE(Has(units[1].processes[1], "--otlp-endpoint=collector:4317"));
+}
+
 TEST(ClusterPlan, DividesTheMachinesThreads) {
   ClusterOptions options = Options();
   options.threads = 8;
@@ -115,6 +131,8 @@ TEST(ClusterPlan, NamesTheFlagThatIsWrong) {
   EXPECT_NE(message([](ClusterOptions& o) { o.grpc_port = 65536; }).find("--grpc-port 65536"), std::string::npos);
   EXPECT_NE(message([](ClusterOptions& o) { o.lookahead = "33"; }).find("--lookahead '33'"), std::string::npos);
   EXPECT_NE(message([](ClusterOptions& o) { o.gpu_memory_utilization = 0; }).find("--gpu-memory-utilization is 0"),
+            std::string::npos);
+  EXPECT_NE(message([](ClusterOptions& o) { o.otlp_sample_ratio = 2; }).find("--otlp-sample-ratio is 2"),
             std::string::npos);
   EXPECT_NE(message([](ClusterOptions& o) { o.device = "tpu"; }).find("--device 'tpu'"), std::string::npos);
   EXPECT_NE(message([](ClusterOptions& o) { o.numerics = "fast"; }).find("--numerics 'fast'"), std::string::npos);

@@ -49,6 +49,7 @@ constexpr VllmFlag kVllmFlags[] = {
     {"-sc", Kind::kSpeculation},
     {"--speculative-model", Kind::kValue, "--draft-model"},
     {"--num-speculative-tokens", Kind::kValue, "--lookahead"},
+    {"--otlp-traces-endpoint", Kind::kValue, "--otlp-endpoint"},
     {"--enable-chunked-prefill", Kind::kNoEffect, "", "prompts are always cut to steps"},
     {"--trust-remote-code", Kind::kNoEffect, "", "no code that comes with a model is ever run"},
     {"--disable-log-requests", Kind::kNoEffect, "", "prompts are never logged"},

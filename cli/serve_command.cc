@@ -33,6 +33,7 @@
 #include "cli/runtime_folder.h"
 #include "cli/supervisor.h"
 #include "security/tls.h"
+#include "tracing/otlp_endpoint.h"
 #include "worker/model/cuda_backend.h"  // NumCudaDevices
 
 namespace outrider {
@@ -125,6 +126,7 @@ absl::Status RunServe(ClusterOptions options) {
                                  .private_key = options.tls_private_key,
                                  .authorities = options.tls_authorities},
                                 "tls"));
+  if (!options.otlp_endpoint.empty()) RETURN_IF_ERROR(ParseOtlpEndpoint(options.otlp_endpoint).status());
   RETURN_IF_ERROR(CheckModels(options));
   ASSIGN_OR_RETURN(options.grpc_port, ProbePort(options.host, options.grpc_port));
   ASSIGN_OR_RETURN(options.http_port, ProbePort(options.host, options.http_port));
@@ -193,6 +195,14 @@ void AddServeCommand(CLI::App& app, int& exit_code) {
   command->add_flag("--vllm-engine", options->vllm_engine, "Answer vLLM's gRPC engine service too");
   command->add_option("--log-format", options->log_format, "Lines of the log: text (key=value) or json")
       ->type_name("[text]");
+  command
+      ->add_option("--otlp-endpoint", options->otlp_endpoint,
+                   "Send spans of requests to this collector of OpenTelemetry traces, by OTLP/gRPC")
+      ->type_name("HOST:PORT");
+  command
+      ->add_option("--otlp-sample-ratio", options->otlp_sample_ratio,
+                   "Share of requests whose spans are recorded, of those that bring no trace")
+      ->type_name("[1]");
   command->add_option("--tls-certificate", options->tls_certificate, "PEM file: clients speak TLS to the gRPC API")
       ->type_name("FILE");
   command->add_option("--tls-private-key", options->tls_private_key, "PEM file: the certificate's key")

@@ -36,27 +36,35 @@ uint32_t DeadlineMs(std::optional<TimePoint> deadline, TimePoint now) {
 }  // namespace
 
 std::shared_ptr<GenerateCall> GenerateCall::Make(const CallEnvironment& environment, ClientStream* stream,
-                                                 std::optional<TimePoint> deadline, v1::GenerateRequest message) {
+                                                 std::optional<TimePoint> deadline, v1::GenerateRequest message,
+                                                 const std::optional<TraceContext>& trace) {
   const std::shared_ptr<GenerateCall> call(
-      new GenerateCall(environment, stream, deadline, std::move(message), environment.calls->NextId()));
+      new GenerateCall(environment, stream, deadline, std::move(message), trace, environment.calls->NextId()));
   MutexLock lock(call->mu_);
   call->self_ = call;
   return call;
 }
 
 GenerateCall::GenerateCall(const CallEnvironment& environment, ClientStream* stream, std::optional<TimePoint> deadline,
-                           v1::GenerateRequest message, CallId call_id)
+                           v1::GenerateRequest message, const std::optional<TraceContext>& trace, CallId call_id)
     : RoutedCall(call_id),
       environment_(environment),
       stream_(stream),
       message_(std::move(message)),
       arrival_(environment.clock->Now()),
       request_name_(environment.calls->NameOf(call_id)),
+      trace_context_(environment.tracer != nullptr ? environment.tracer->Enter(trace) : trace),
+      trace_id_(trace_context_.has_value() ? ToHex(trace_context_->trace) : ""),
       lifecycle_({.request_name = request_name_,
                   .arrival = arrival_,
                   .deadline = deadline,
                   .priority = message_.priority(),
-                  .max_stream_buffer_bytes = environment.max_stream_buffer_bytes}) {}
+                  .max_stream_buffer_bytes = environment.max_stream_buffer_bytes}) {
+  if (environment.tracer == nullptr || !trace_context_->sampled) return;
+  MutexLock lock(mu_);
+  trace_ = std::make_unique<RequestTrace>(environment.tracer, *trace_context_, message_.messages_size() > 0, arrival_,
+                                          WallClock(arrival_, std::chrono::system_clock::now()));
+}
 
 GenerateCall::~GenerateCall() = default;
 
@@ -225,7 +233,7 @@ void GenerateCall::OnHandOver(uint64_t request_id) {
 
 void GenerateCall::NoteAdmitted() {
   if (admitted_.exchange(true)) return;
-  environment_.request_log->Accepted(request_name_);
+  environment_.request_log->Accepted(request_name_, trace_id_);
 }
 
 GenerateCall::AfterLock GenerateCall::Do(Commands commands) {
@@ -238,7 +246,12 @@ GenerateCall::AfterLock GenerateCall::Do(Commands commands) {
             [&](RouteCall& route) { after.route = std::move(route); },
             [&](const WithdrawCall&) { after.withdraw = true; },
             [&](const SubmitAttempt& submit) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-              if (!Submit(submit)) lifecycle_.OnSubmitRefused(environment_.clock->Now(), commands);
+              if (Submit(submit)) return;
+              const TimePoint now = environment_.clock->Now();
+              if (trace_ != nullptr) {
+                trace_->OnAttemptFailed(absl::UnavailableError("the stream to the group is down"), now);
+              }
+              lifecycle_.OnSubmitRefused(now, commands);
             },
             [&](const CancelAttempt& cancel) ABSL_NO_THREAD_SAFETY_ANALYSIS { client_->Cancel(cancel.attempt_id); },
             [&](const ForgetAttempt& forget) ABSL_NO_THREAD_SAFETY_ANALYSIS { client_->Forget(forget.attempt_id); },
@@ -256,6 +269,7 @@ GenerateCall::AfterLock GenerateCall::Do(Commands commands) {
             [&](const Report& report) ABSL_NO_THREAD_SAFETY_ANALYSIS { Tell(report); },
         },
         command);
+    if (trace_ != nullptr) Trace(command);
   }
   return after;
 }
@@ -276,6 +290,13 @@ bool GenerateCall::Submit(const SubmitAttempt& command) {
   submit.set_request_id(command.attempt_id);
   submit.set_attempt(command.attempt);
   submit.set_deadline_ms(DeadlineMs(lifecycle_.deadline(), environment_.clock->Now()));
+  if (trace_context_.has_value()) {
+    TraceContext told = *trace_context_;
+    if (trace_ != nullptr) {
+      told = trace_->OnAttempt(command.attempt, command.attempt_id, lifecycle_.group(), environment_.clock->Now());
+    }
+    ToProto(told, submit.mutable_trace());
+  }
   return client_->Submit(std::move(submit), shared_from_this());
 }
 
@@ -295,6 +316,7 @@ void GenerateCall::Write(const WriteEvent& command) {
   if (const auto& end = lifecycle_.event().end) {
     const ResolvedRequest& request = lifecycle_.request();
     environment_.metrics->ChoiceEnded(*end, request.sampling.max_tokens, static_cast<int>(request.num_choices));
+    if (trace_ != nullptr) trace_->OnChoiceEnded(*end);
   }
   ToProto(lifecycle_.event(), lifecycle_.numerics_id(), &response_);
   stream_->Write(response_, command.last);
@@ -334,9 +356,34 @@ void GenerateCall::Tell(const Report& report) {
       return;
     case Report::Kind::kProtocolBroken:
       Log(LogLevel::kError, report.status.message(),
-          {{"request_id", lifecycle_.request_name()}, {"group", lifecycle_.group().group_id}});
+          {{"request_id", lifecycle_.request_name()}, {"trace_id", trace_id_}, {"group", lifecycle_.group().group_id}});
       return;
   }
+}
+
+void GenerateCall::Trace(const Command& command) {
+  const TimePoint now = environment_.clock->Now();
+  if (std::holds_alternative<RouteCall>(command)) {
+    trace_->OnQueued(now);
+  } else if (std::holds_alternative<CancelAttempt>(command) || std::holds_alternative<ForgetAttempt>(command)) {
+    trace_->OnAttemptEnded(now);
+  } else if (const auto* const report = std::get_if<Report>(&command)) {
+    if (report->kind == Report::Kind::kFirstToken) trace_->OnFirstToken(report->duration);
+    if (report->kind == Report::Kind::kAttemptLost) trace_->OnAttemptFailed(report->status, now);
+  }
+}
+
+void GenerateCall::EndTrace() {
+  RequestTrace::Summary summary{.status = lifecycle_.end_status(), .request_name = request_name_};
+  if (lifecycle_.prepared()) {
+    summary.model = lifecycle_.model().name;
+    summary.numerics_id = lifecycle_.numerics_id();
+    summary.request = &lifecycle_.request();
+    summary.num_output_tokens = lifecycle_.relay().num_output_tokens();
+    summary.num_attempts = lifecycle_.num_attempts();
+  }
+  trace_->End(summary, environment_.clock->Now());
+  trace_.reset();
 }
 
 void GenerateCall::StartTimer(Duration after) {
@@ -379,11 +426,13 @@ void GenerateCall::OnDone() {
   if (timer_ != nullptr) timer_->Cancel();
   if (admitted_.load()) {
     environment_.request_log->Ended(
-        request_name_, {.status = lifecycle_.end_status(),
+        request_name_, {.trace_id = trace_id_,
+                        .status = lifecycle_.end_status(),
                         .num_attempts = lifecycle_.num_attempts(),
                         .num_output_tokens = lifecycle_.prepared() ? lifecycle_.relay().num_output_tokens() : 0,
                         .total = environment_.clock->Now() - arrival_});
   }
+  if (trace_ != nullptr) EndTrace();
   environment_.metrics->RequestEnded(lifecycle_.end_status().code(), environment_.clock->Now() - arrival_);
   environment_.metrics->SetRunning(environment_.calls->num_open() - 1);
   client_.reset();  // with its hold on the channel: see CallGate

@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "base/trace_context.h"
 #include "proto/inference.pb.h"
 #include "router/api_access.h"
 #include "router/call_registry.h"
@@ -25,8 +26,10 @@
 #include "router/dispatcher.h"
 #include "router/request_lifecycle.h"
 #include "router/request_log.h"
+#include "router/request_trace.h"
 #include "router/router_metrics.h"
 #include "router/target_client.h"
+#include "tracing/tracer.h"
 
 namespace outrider::router {
 
@@ -39,6 +42,7 @@ struct CallEnvironment {
   const Clock* clock;
   ApiAccess* access;
   size_t max_stream_buffer_bytes;
+  Tracer* tracer = nullptr;  // null: nothing is recorded
 };
 
 class GenerateCall final : public RoutedCall,
@@ -47,9 +51,10 @@ class GenerateCall final : public RoutedCall,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
   // A call that waits for Arrive. It lives until OnDone and until everyone else is done with it; `stream` lives until
-  // OnDone. `deadline` is the client's.
+  // OnDone. `deadline` and `trace` are the client's.
   static std::shared_ptr<GenerateCall> Make(const CallEnvironment& environment, ClientStream* stream,
-                                            std::optional<TimePoint> deadline, v1::GenerateRequest message);
+                                            std::optional<TimePoint> deadline, v1::GenerateRequest message,
+                                            const std::optional<TraceContext>& trace = std::nullopt);
   ~GenerateCall() override;
 
   // --- The client's wire. What the client knows the request by:
@@ -85,7 +90,7 @@ class GenerateCall final : public RoutedCall,
     bool withdraw = false;
   };
   GenerateCall(const CallEnvironment& environment, ClientStream* stream, std::optional<TimePoint> deadline,
-               v1::GenerateRequest message, CallId call_id);
+               v1::GenerateRequest message, const std::optional<TraceContext>& trace, CallId call_id);
 
   absl::Status PrepareLocked(std::shared_ptr<const ServedModel> model, int max_model_len)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -100,12 +105,17 @@ class GenerateCall final : public RoutedCall,
   void WriteStart() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Tell(const Report& report) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void StartTimer(Duration after) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // What is recorded of a command that was carried out. REQUIRES: trace_ != nullptr.
+  void Trace(const Command& command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void EndTrace() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const CallEnvironment environment_;
   ClientStream* const stream_;  // until OnDone
   const v1::GenerateRequest message_;
   const TimePoint arrival_;
   const std::string request_name_;
+  const std::optional<TraceContext> trace_context_;  // that the call belongs to; empty: to none
+  const std::string trace_id_;                       // for logs; empty: none
   std::atomic<bool> admitted_{false};
 
   Mutex mu_;
@@ -113,6 +123,7 @@ class GenerateCall final : public RoutedCall,
   RequestInput input_ ABSL_GUARDED_BY(mu_);                        // views into message_
   std::shared_ptr<const ServedModel> model_ ABSL_GUARDED_BY(mu_);  // of the lifecycle's request, once prepared
   RequestLifecycle lifecycle_ ABSL_GUARDED_BY(mu_);
+  std::unique_ptr<RequestTrace> trace_ ABSL_GUARDED_BY(mu_);   // null: nothing is recorded
   std::shared_ptr<TargetClient> client_ ABSL_GUARDED_BY(mu_);  // of the last start
   ApiAccess::Grant grant_ ABSL_GUARDED_BY(mu_);
   v1::GenerateResponse response_ ABSL_GUARDED_BY(mu_);  // the stream's while a write is open

@@ -1,17 +1,30 @@
 #include "router/generate_reactor.h"
 
 #include <chrono>
+#include <iterator>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/trace_context.h"
 #include "router/error_details.h"
 #include "router/grpc_caller.h"
 #include "router/grpc_message.h"
 #include "router/retry_after.h"
 
 namespace outrider::router {
+namespace {
+
+// The client's trace; none if it names several.
+std::optional<TraceContext> TraceOf(const grpc::CallbackServerContext& context) {
+  const auto [first, end] = context.client_metadata().equal_range(kTraceparentKey);
+  if (first == end || std::next(first) != end) return std::nullopt;
+  return ParseTraceparent({first->second.data(), first->second.size()});
+}
+
+}  // namespace
+
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateReactor::Begin(const CallEnvironment& environment,
                                                                    grpc::CallbackServerContext* context,
                                                                    const grpc::ByteBuffer& request) {
@@ -22,8 +35,8 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateReactor::Begin(const CallEnv
   }
   auto* const reactor = new GenerateReactor(context);
   // Its own hold: gRPC may be done with the reactor before Arrive returns.
-  const std::shared_ptr<GenerateCall> call =
-      GenerateCall::Make(environment, reactor, DeadlineOf(*context, environment.clock->Now()), std::move(message));
+  const std::shared_ptr<GenerateCall> call = GenerateCall::Make(
+      environment, reactor, DeadlineOf(*context, environment.clock->Now()), std::move(message), TraceOf(*context));
   reactor->call_ = call;
   context->AddInitialMetadata(kRequestIdKey, call->request_name());
   call->Arrive(std::move(granted));

@@ -108,6 +108,13 @@ RequestInput ViewOf(const v1::GenerateRequest& request) {
   return input;
 }
 
+void ToProto(const TraceContext& context, v1::TraceContext* proto) {
+  proto->set_trace_id_high(context.trace.high);
+  proto->set_trace_id_low(context.trace.low);
+  proto->set_span_id(context.span);
+  proto->set_sampled(context.sampled);
+}
+
 v1::Submit ToSubmit(const ResolvedRequest& request, const GenerateRelay& relay) {
   v1::Submit submit;
   Append(request.prompt_token_ids, submit.mutable_prompt_token_ids());

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/trace_context.h"
 #include "proto/cluster.pb.h"
 #include "proto/inference.pb.h"
 #include "proto/target.pb.h"
@@ -24,8 +25,11 @@ namespace outrider::router {
 RequestInput ViewOf(const v1::GenerateRequest& request);
 std::vector<RequestInput::ChatMessage> ViewOf(const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages);
 
-// Lanes with the ids delivered so far; fields of the attempt (request_id, attempt, deadline_ms) are the caller's.
+// Lanes with the ids delivered so far; fields of the attempt (request_id, attempt, deadline_ms, trace) are the
+// caller's.
 v1::Submit ToSubmit(const ResolvedRequest& request, const GenerateRelay& relay);
+
+void ToProto(const TraceContext& context, v1::TraceContext* proto);
 
 // Fills `response` with a delta or an end. `event` is left empty.
 void ToProto(ClientEvent& event, const std::string& numerics_id, v1::GenerateResponse* response);

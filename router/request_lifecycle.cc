@@ -273,7 +273,7 @@ void RequestLifecycle::EndLane(TimePoint now, Commands& commands) {
 }
 
 void RequestLifecycle::LoseAttempt(const absl::Status& status, TimePoint now, Commands& commands) {
-  commands.push_back(Report{.kind = Report::Kind::kAttemptLost});
+  commands.push_back(Report{.kind = Report::Kind::kAttemptLost, .status = status});
   relay_->OnAttemptLost(now);
   if (relay_->done()) {
     ending_ = true;

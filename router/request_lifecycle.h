@@ -92,7 +92,7 @@ struct Report {
   enum class Kind : uint8_t {
     kDispatched,  // the first attempt was started; `duration` in the queue, `count` prompt tokens
     kReplayed,    // a later one was
-    kAttemptLost,
+    kAttemptLost,  // `status` says how
     kHandedOver,
     kOutputTokens,  // `count`
     kFirstToken,    // `duration` since arrival

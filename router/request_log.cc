@@ -18,6 +18,10 @@ int64_t UnixMs() {
       .count();
 }
 
+std::string TraceField(const std::string& trace_id) {
+  return trace_id.empty() ? "" : absl::StrCat(",\"trace_id\":\"", trace_id, "\"");
+}
+
 }  // namespace
 
 absl::string_view OutcomeOf(absl::StatusCode code) {
@@ -52,17 +56,19 @@ RequestLog::~RequestLog() {
   if (fd_ >= 0) ::close(fd_);
 }
 
-void RequestLog::Accepted(const std::string& request_id) {
+void RequestLog::Accepted(const std::string& request_id, const std::string& trace_id) {
   if (fd_ < 0) return;
-  Write(absl::StrCat("{\"event\":\"accepted\",\"request_id\":\"", request_id, "\",\"at_ms\":", UnixMs(), "}\n"));
+  Write(absl::StrCat("{\"event\":\"accepted\",\"request_id\":\"", request_id, "\"", TraceField(trace_id),
+                     ",\"at_ms\":", UnixMs(), "}\n"));
 }
 
 void RequestLog::Ended(const std::string& request_id, const End& end) {
   if (fd_ < 0) return;
-  Write(absl::StrCat("{\"event\":\"ended\",\"request_id\":\"", request_id, "\",\"at_ms\":", UnixMs(), ",\"outcome\":\"",
-                     OutcomeOf(end.status.code()), "\",\"code\":", static_cast<int>(end.status.code()),
-                     ",\"attempts\":", end.num_attempts, ",\"output_tokens\":", end.num_output_tokens, ",\"total_ms\":",
-                     std::chrono::duration_cast<std::chrono::milliseconds>(end.total).count(), "}\n"));
+  Write(absl::StrCat(
+      "{\"event\":\"ended\",\"request_id\":\"", request_id, "\"", TraceField(end.trace_id), ",\"at_ms\":", UnixMs(),
+      ",\"outcome\":\"", OutcomeOf(end.status.code()), "\",\"code\":", static_cast<int>(end.status.code()),
+      ",\"attempts\":", end.num_attempts, ",\"output_tokens\":", end.num_output_tokens,
+      ",\"total_ms\":", std::chrono::duration_cast<std::chrono::milliseconds>(end.total).count(), "}\n"));
 }
 
 void RequestLog::Write(const std::string& line) {

@@ -5,6 +5,8 @@
 //   {"event":"ended","request_id":"req-...","at_ms":...,"outcome":"complete","code":0,"attempts":1,
 //    "output_tokens":40,"total_ms":812}
 //
+// Both have "trace_id" too, after "request_id", if the request belongs to a trace (docs/tracing.md).
+//
 // outcome: complete, retriable, permanent, cancelled, deadline. A request that was refused before it was accepted has
 // no line. A line that can not be written (a full disk) is dropped and counted, and the first of them is told
 // in the log: serving goes on.
@@ -36,8 +38,10 @@ class RequestLog {
   RequestLog(const RequestLog&) = delete;
   RequestLog& operator=(const RequestLog&) = delete;
 
-  void Accepted(const std::string& request_id);
+  // `trace_id`: empty if it belongs to no trace; then the line has none.
+  void Accepted(const std::string& request_id, const std::string& trace_id = "");
   struct End {
+    std::string trace_id;
     absl::Status status;
     uint32_t num_attempts = 0;
     int64_t num_output_tokens = 0;

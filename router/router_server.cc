@@ -18,6 +18,7 @@
 #include "base/status_macros.h"
 #include "router/stats_line.h"
 #include "router/vllm_aliases.h"
+#include "tracing/start_tracing.h"
 
 namespace outrider::router {
 namespace {
@@ -155,13 +156,15 @@ HttpServer::Options HttpOptions(const v1::RouterConfig& config, TlsContext* tls)
 
 RouterServer::RouterServer(const v1::RouterConfig& config, std::shared_ptr<const LinkSecurity> links,
                            std::unique_ptr<MetricsRegistry> registry, std::unique_ptr<RouterMetrics> metrics,
-                           std::unique_ptr<RequestLog> request_log, std::unique_ptr<ApiAccess> access)
+                           std::unique_ptr<RequestLog> request_log, std::unique_ptr<ApiAccess> access,
+                           std::unique_ptr<Tracer> tracer)
     : config_(config),
       links_(std::move(links)),
       metrics_registry_(std::move(registry)),
       metrics_(std::move(metrics)),
       request_log_(std::move(request_log)),
       access_(std::move(access)),
+      tracer_(std::move(tracer)),
       dispatcher_(DispatchOptions(config), &clock_, metrics_.get(), links_.get()),
       inference_service_(Environment()),
       cluster_service_(&dispatcher_, config.heartbeat_interval_ms()) {}
@@ -173,7 +176,8 @@ CallEnvironment RouterServer::Environment() {
           .request_log = request_log_.get(),
           .clock = &clock_,
           .access = access_.get(),
-          .max_stream_buffer_bytes = config_.max_stream_buffer_bytes()};
+          .max_stream_buffer_bytes = config_.max_stream_buffer_bytes(),
+          .tracer = tracer_.get()};
 }
 
 absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::RouterConfig& config) {
@@ -201,8 +205,11 @@ absl::StatusOr<std::unique_ptr<RouterServer>> RouterServer::Start(const v1::Rout
   ASSIGN_OR_RETURN(std::unique_ptr<RequestLog> request_log, RequestLog::Open(config.request_log(), metrics.get()));
   static const SystemClock access_clock;
   ASSIGN_OR_RETURN(std::unique_ptr<ApiAccess> access, ApiAccess::Open(config.api_keys(), &access_clock));
+  ASSIGN_OR_RETURN(std::unique_ptr<Tracer> tracer, StartTracing(config.otlp_endpoint(), config.otlp_sample_ratio(),
+                                                                {.service = "outrider-router"}, *registry));
   std::unique_ptr<RouterServer> router(new RouterServer(config, std::move(links), std::move(registry),
-                                                        std::move(metrics), std::move(request_log), std::move(access)));
+                                                        std::move(metrics), std::move(request_log), std::move(access),
+                                                        std::move(tracer)));
   const std::string metrics_host = config.metrics_host().empty() ? config.host() : config.metrics_host();
   ASSIGN_OR_RETURN(router->metrics_server_, MetricsServer::Start(metrics_host, static_cast<int>(config.metrics_port()),
                                                                  *router->metrics_registry_, &router->health_));

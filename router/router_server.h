@@ -31,6 +31,7 @@
 #include "router/vllm_engine_service.h"
 #include "security/link_security.h"
 #include "security/tls_context.h"
+#include "tracing/tracer.h"
 
 namespace grpc {
 class Server;
@@ -68,7 +69,8 @@ class RouterServer {
  private:
   RouterServer(const v1::RouterConfig& config, std::shared_ptr<const LinkSecurity> links,
                std::unique_ptr<MetricsRegistry> registry, std::unique_ptr<RouterMetrics> metrics,
-               std::unique_ptr<RequestLog> request_log, std::unique_ptr<ApiAccess> access);
+               std::unique_ptr<RequestLog> request_log, std::unique_ptr<ApiAccess> access,
+               std::unique_ptr<Tracer> tracer);
   void WatchHealth();
 
   const v1::RouterConfig config_;
@@ -80,6 +82,7 @@ class RouterServer {
   const std::unique_ptr<RouterMetrics> metrics_;
   const std::unique_ptr<RequestLog> request_log_;
   const std::unique_ptr<ApiAccess> access_;
+  const std::unique_ptr<Tracer> tracer_;  // null: nothing is recorded
   CallRegistry calls_;
   Dispatcher dispatcher_;
   InferenceService inference_service_;

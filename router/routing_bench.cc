@@ -1,12 +1,19 @@
-// Time of one choice of a group, by the least load and with a prompt of 32 blocks whose beginning is known or not.
+// Time of one choice of a group, by the least load and with a prompt of 32 blocks whose beginning is known or not; and
+// of what a call costs that is recorded (docs/tracing.md).
 //
 //   bazel run -c opt //router:routing_bench
 #include <benchmark/benchmark.h>
 
+#include <chrono>
+#include <memory>
+#include <optional>
 #include <random>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "router/prefix_affinity_policy.h"
+#include "router/request_trace.h"
+#include "tracing/tracer.h"
 
 namespace outrider::router {
 namespace {
@@ -65,6 +72,31 @@ void BM_PrefixAffinity(benchmark::State& state) {
   for (auto _ : state) benchmark::DoNotOptimize(policy.Choose(cluster, needs));
 }
 BENCHMARK(BM_PrefixAffinity)->ArgsProduct({{16, 256}, {0, 1}})->Unit(benchmark::kNanosecond);
+
+class Discard final : public SpanSink {
+ public:
+  void Add(std::vector<TraceSpan> spans) override { benchmark::DoNotOptimize(spans.data()); }
+};
+
+void BM_RecordCall(benchmark::State& state) {
+  Tracer tracer(std::make_unique<Discard>(), 1);
+  ResolvedRequest request;
+  GroupRef group;
+  group.group_id = "group-0";
+  group.numerics_id = "c8ee9d97a90bd6e14f6d78b2ecc89f1c";
+  for (auto _ : state) {
+    const TimePoint now = std::chrono::steady_clock::now();
+    RequestTrace trace(&tracer, tracer.Enter(std::nullopt), /*is_chat=*/true, now,
+                       WallClock(now, std::chrono::system_clock::now()));
+    trace.OnQueued(now);
+    benchmark::DoNotOptimize(trace.OnAttempt(1, 1, group, now));
+    trace.OnFirstToken(std::chrono::milliseconds(1));
+    trace.OnChoiceEnded({});
+    trace.OnAttemptEnded(now);
+    trace.End({.request_name = "req-0123456789abcdef-1", .model = "SmolLM2 135M Instruct", .request = &request}, now);
+  }
+}
+BENCHMARK(BM_RecordCall)->Unit(benchmark::kNanosecond);
 
 }  // namespace
 }  // namespace outrider::router

@@ -12,7 +12,8 @@
 namespace outrider {
 
 // Null without `endpoint` (otlp_endpoint): nothing is recorded. The metrics are there in any case. INVALID_ARGUMENT for
-// an endpoint or a `sample_ratio` (otlp_sample_ratio) that is none. A collector need not be there.
+// an endpoint or a `sample_ratio` (otlp_sample_ratio) that is none. A collector need not be there. Without
+// `resource.instance` that is this machine's name and this process's number.
 absl::StatusOr<std::unique_ptr<Tracer>> StartTracing(const std::string& endpoint, double sample_ratio,
                                                      TraceResource resource, MetricsRegistry& registry);
 

@@ -7,8 +7,6 @@
 #include <random>
 #include <utility>
 
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "proto/otlp.grpc.pb.h"
@@ -28,52 +26,17 @@ absl::Status ToStatus(const grpc::Status& status) {
   return {static_cast<absl::StatusCode>(status.error_code()), status.error_message()};
 }
 
-absl::Status Wrong(absl::string_view text, absl::string_view what) {
-  return absl::InvalidArgumentError(absl::StrCat("otlp_endpoint '", text, "' ", what,
-                                                 "; it is HOST:PORT, https://HOST:PORT or unix:PATH of a collector "
-                                                 "that takes OTLP over gRPC, usually at port 4317"));
-}
-
 }  // namespace
 
 TraceMetrics::TraceMetrics(MetricsRegistry& registry)
     : exported_(registry.AddCounter("trace_spans_exported_total", "Spans of traces that the collector took.")) {
   const auto dropped = [&registry](const char* reason) {
-    return registry.AddCounter(
-        "trace_spans_dropped_total",
-        "Spans of traces that no collector got, by reason: overflow (the queue was full), refused "
-        "(it would not have them), unreachable (it did not answer in time).",
-        {{"reason", reason}});
+    return registry.AddCounter("trace_spans_dropped_total", "Spans of traces that no collector got.",
+                               {{"reason", reason}});
   };
   overflow_.emplace(dropped("overflow"));
   refused_.emplace(dropped("refused"));
   unreachable_.emplace(dropped("unreachable"));
-}
-
-absl::StatusOr<OtlpEndpoint> ParseOtlpEndpoint(absl::string_view text) {
-  OtlpEndpoint endpoint;
-  absl::string_view rest = text;
-  if (absl::StartsWith(rest, "unix:")) {
-    if (rest.size() == 5) return Wrong(text, "has no path");
-    endpoint.address = std::string(rest);
-    return endpoint;
-  }
-  endpoint.tls = absl::StartsWith(rest, "https://");
-  if (endpoint.tls) {
-    rest.remove_prefix(8);
-  } else if (absl::StartsWith(rest, "http://")) {
-    rest.remove_prefix(7);
-  }
-  if (absl::EndsWith(rest, "/")) rest.remove_suffix(1);
-  if (absl::StrContains(rest, '/')) return Wrong(text, "has a path, as OTLP over HTTP has");
-  const size_t colon = rest.rfind(':');
-  int port;
-  if (colon == absl::string_view::npos || colon == 0 || !absl::SimpleAtoi(rest.substr(colon + 1), &port) || port < 1 ||
-      port > 65535) {
-    return Wrong(text, "has no host or no port from 1 to 65535");
-  }
-  endpoint.address = std::string(rest);
-  return endpoint;
 }
 
 struct TraceExporter::Wire {

@@ -14,13 +14,13 @@
 #include <thread>
 #include <vector>
 
-#include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
+#include "absl/status/status.h"
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "base/mutex.h"
 #include "tracing/export_policy.h"
 #include "tracing/otlp_encoding.h"
+#include "tracing/otlp_endpoint.h"
 #include "tracing/trace_span.h"
 
 namespace grpc {
@@ -46,14 +46,6 @@ class TraceMetrics {
   std::optional<Counter> refused_;
   std::optional<Counter> unreachable_;
 };
-
-// Where a collector listens.
-struct OtlpEndpoint {
-  std::string address;  // as gRPC knows it
-  bool tls = false;     // the collector shows a certificate that this system's authorities have signed
-};
-// HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:PATH. INVALID_ARGUMENT naming what is wrong.
-absl::StatusOr<OtlpEndpoint> ParseOtlpEndpoint(absl::string_view text);
 
 class TraceExporter final : public SpanSink {
  public:

@@ -17,6 +17,7 @@
 #include "base/status_macros.h"
 #include "base/termination.h"
 #include "text/tokenizer_definition.h"  // Fingerprint
+#include "tracing/start_tracing.h"
 #include "worker/engine/target_engine.h"
 #include "worker/group/end_of_epoch.h"
 #include "worker/group/rank_metrics.h"
@@ -220,6 +221,9 @@ absl::Status RunLeader(const v1::TargetConfig& config, const LinkSecurity& links
   ASSIGN_OR_RETURN(const int num_blocks_max, NumBlocks(config, *model));
   const std::string fingerprint = text::Fingerprint(model->tokenizer());
 
+  ASSIGN_OR_RETURN(const std::unique_ptr<Tracer> tracer,
+                   StartTracing(config.otlp_endpoint(), /*sample_ratio=*/1,
+                                {.service = "outrider-target", .instance = config.group_id()}, registry));
   EngineMetrics engine_metrics(registry);
   DraftLinkMetrics link_metrics(registry);
   RankMetrics rank_metrics(registry, world_size);
@@ -257,8 +261,8 @@ absl::Status RunLeader(const v1::TargetConfig& config, const LinkSecurity& links
       const std::unique_ptr<ModelRunner> runner,
       model->CreateRunner(MakeRunnerOptions(config, *model, &group->communicator(), group->num_kv_blocks())));
   GroupBackend backend(*runner, group->communicator(), &progress);
-  ASSIGN_OR_RETURN(const TargetEngine::Options engine_options,
-                   MakeEngineOptions(config, *model, group->num_kv_blocks()));
+  ASSIGN_OR_RETURN(TargetEngine::Options engine_options, MakeEngineOptions(config, *model, group->num_kv_blocks()));
+  engine_options.tracer = tracer.get();
   TargetEngine engine(engine_options, inbox, backend, clock, engine_metrics);
   DraftConnections draft_connections({.security = &links,
                                       .target_id = config.group_id(),

@@ -275,7 +275,7 @@ absl::StatusOr<std::shared_ptr<HttpExchange>> ApiHandler::Generate(const HttpReq
   std::string id = IsRequestId(parsed.request_id) ? parsed.request_id : request.request_id;
   return GenerationExchange::Begin(options_.environment, std::move(parsed), std::move(served.model),
                                    std::move(served.name), std::move(id), {.authorization = request.authorization},
-                                   stream);
+                                   request.trace, stream);
 }
 
 void ApiHandler::TellUnknown(const std::string& path, const std::vector<std::string>& fields) {

@@ -54,6 +54,7 @@ std::shared_ptr<HttpExchange> GenerationExchange::Begin(const CallEnvironment& e
                                                         std::shared_ptr<const ServedModel> model,
                                                         std::string model_name, std::string client_request_id,
                                                         const Credentials& credentials,
+                                                        const std::optional<TraceContext>& trace,
                                                         std::shared_ptr<HttpStream> stream) {
   const std::shared_ptr<GenerationExchange> exchange(
       new GenerationExchange(std::move(request), std::move(model), std::move(stream)));
@@ -62,7 +63,7 @@ std::shared_ptr<HttpExchange> GenerationExchange::Begin(const CallEnvironment& e
   uint32_t num_choices = 0;
   for (const v1::GenerateRequest& message : exchange->request_.calls) {
     auto call = std::make_unique<PromptCall>(exchange.get(), message, num_choices);
-    call->call = GenerateCall::Make(environment, call.get(), /*deadline=*/std::nullopt, message);
+    call->call = GenerateCall::Make(environment, call.get(), /*deadline=*/std::nullopt, message, trace);
     num_choices += static_cast<uint32_t>(call->choices.size());
     exchange->calls_.push_back(std::move(call));
   }

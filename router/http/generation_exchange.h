@@ -31,10 +31,11 @@ namespace outrider::router {
 class GenerationExchange final : public HttpExchange, public std::enable_shared_from_this<GenerationExchange> {
  public:
   // `client_request_id`: what the client calls the request; empty if it does not. Each prompt counts as a request of
-  // the key in `credentials`.
+  // the key in `credentials`. `trace` is the client's.
   static std::shared_ptr<HttpExchange> Begin(const CallEnvironment& environment, GenerationRequest request,
                                              std::shared_ptr<const ServedModel> model, std::string model_name,
                                              std::string client_request_id, const Credentials& credentials,
+                                             const std::optional<TraceContext>& trace,
                                              std::shared_ptr<HttpStream> stream);
   ~GenerationExchange() override;
 

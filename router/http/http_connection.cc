@@ -17,6 +17,7 @@ namespace {
 
 namespace http = boost::beast::http;
 
+constexpr char kTraceparent[] = "Traceparent";
 constexpr size_t kReadBytes = 4096;
 constexpr size_t kReadBytesOfBody = 65536;
 // Buffers of more are given back between requests.
@@ -218,6 +219,7 @@ void HttpConnection::Dispatch() {
   request.if_none_match = std::string(View(message[http::field::if_none_match]));
   if (const auto id = View(message["X-Request-Id"]); IsRequestId(id)) request.request_id = std::string(id);
   request.authorization = std::string(View(message[http::field::authorization]));
+  if (message.count(kTraceparent) == 1) request.trace = ParseTraceparent(View(message[kTraceparent]));
   request.body = std::move(message.body());
   parser_.reset();
   answer_ = Answer::kNone;

@@ -8,11 +8,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "base/trace_context.h"
 
 namespace outrider::router {
 
@@ -23,6 +25,7 @@ struct HttpRequest {
   std::string authorization;  // as the header has it
   std::string if_none_match;  // the header, as it came
   std::string request_id;     // X-Request-Id as the client gave it; empty if it did not, or not a sensible one
+  std::optional<TraceContext> trace;  // of Traceparent
 };
 
 using HttpHeaders = std::vector<std::pair<std::string, std::string>>;

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/mutex.h"
+#include "base/trace_context.h"
 #include "worker/engine/token_stream.h"
 #include "worker/sequence/request.h"
 #include "worker/speculation/draft_source.h"
@@ -29,6 +31,7 @@ struct SubmitEvent {
   RequestId id;  // unique on the stream while it lives
   Request request;
   TimePoint received{};
+  std::optional<TraceContext> trace = std::nullopt;  // that the request belongs to
 };
 struct CancelEvent {
   StreamPointer stream;

@@ -1,6 +1,7 @@
 #include "worker/engine/target_engine.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -46,6 +47,7 @@ TargetEngine::TargetEngine(const Options& options, Inbox& inbox, StepBackend& ba
       backend_(backend),
       clock_(clock),
       metrics_(metrics),
+      tracer_(options.tracer),
       scheduler_(options.scheduler),
       draft_planner_(options.drafts) {
   CHECK(backend.depth() <= 1);
@@ -105,7 +107,7 @@ absl::StatusOr<bool> TargetEngine::RunTurn() {
 
   const StepPlan& plan = scheduler_.PlanStep(now);
   const bool planned = !plan.empty();
-  Digest(now);
+  Digest(now, now);
   if (planned) {
     steps_out_.push_back({&plan, now});
     RETURN_IF_ERROR(backend_.Submit(plan));
@@ -114,10 +116,11 @@ absl::StatusOr<bool> TargetEngine::RunTurn() {
   if (collects) {
     ASSIGN_OR_RETURN(const StepResult result, backend_.Collect());
     const TimePoint collected = clock_.Now();
-    metrics_.StepTook(*steps_out_.front().plan, collected - steps_out_.front().submitted);
+    const TimePoint step_began = steps_out_.front().submitted;
+    metrics_.StepTook(*steps_out_.front().plan, collected - step_began);
     steps_out_.pop_front();
     RETURN_IF_ERROR(scheduler_.ApplyResult(result, collected));
-    Digest(collected);
+    Digest(collected, step_began);
   }
   Publish();
   return planned || collects;
@@ -142,8 +145,13 @@ void TargetEngine::Take(SubmitEvent event, TimePoint now) {
   }
   requests_[{event.stream.get(), event.id}] = *sequences;
   for (size_t i = 0; i < sequences->size(); ++i) {
-    lanes_[(*sequences)[i]] = {
-        .stream = event.stream, .id = {event.id, event.request.lanes[i].lane}, .received = event.received};
+    const uint32_t lane_index = event.request.lanes[i].lane;
+    Lane& lane = lanes_[(*sequences)[i]];
+    lane = {.stream = event.stream, .id = {event.id, lane_index}, .received = event.received};
+    if (tracer_ == nullptr || !event.trace.has_value() || !event.trace->sampled) continue;
+    lane.trace =
+        std::make_unique<LaneTrace>(tracer_, *event.trace, lane_index, static_cast<int>(event.request.prompt.size()),
+                                    event.received, WallClock(clock_.Now(), std::chrono::system_clock::now()));
   }
 }
 
@@ -206,7 +214,7 @@ void TargetEngine::ApplyDraftDecisions() {
   draft_decisions_.clear();
 }
 
-void TargetEngine::Digest(TimePoint now) {
+void TargetEngine::Digest(TimePoint now, TimePoint step_began) {
   while (true) {
     std::vector<SequenceUpdate> updates = scheduler_.TakeUpdates();
     if (updates.empty()) break;
@@ -214,18 +222,23 @@ void TargetEngine::Digest(TimePoint now) {
         updates, [this](SequenceId id) { return scheduler_.Find(id); }, scheduler_.decode_cost(),
         scheduler_.num_running(), now, draft_decisions_);
     ApplyDraftDecisions();
-    for (SequenceUpdate& update : updates) Emit(update, now);  // may fail sequences: there is more to take then
+    for (SequenceUpdate& update : updates)
+      Emit(update, now, step_began);  // may fail sequences: there is more to take then
   }
   for (const StreamPointer& stream : touched_streams_) stream->Flush();
   touched_streams_.clear();
 }
 
-void TargetEngine::Emit(SequenceUpdate& update, TimePoint now) {
+void TargetEngine::Emit(SequenceUpdate& update, TimePoint now, TimePoint step_began) {
   const auto found = lanes_.find(update.sequence);
   if (found == lanes_.end()) return;
   Lane& lane = found->second;
-  if (update.started) metrics_.Started(update.queue_time);
+  if (update.started) {
+    metrics_.Started(update.queue_time);
+    if (lane.trace != nullptr) lane.trace->OnStarted(now);
+  }
   if (!update.tokens.empty()) {
+    if (lane.trace != nullptr) lane.trace->OnTokens(update, SourceName(update.draft_source), step_began, now);
     const int num_tokens = static_cast<int>(update.tokens.size());
     if (!lane.last_token) {
       metrics_.FirstTokens(num_tokens, now - lane.received);
@@ -254,6 +267,7 @@ void TargetEngine::Emit(SequenceUpdate& update, TimePoint now) {
   }
   if (!update.terminal()) return;
   metrics_.RequestEnded(OutcomeName(update));
+  if (lane.trace != nullptr) lane.trace->End(update, OutcomeName(update), now);
   Touch(lane.stream);
   if (update.finish) {
     lane.stream->Append(
@@ -263,6 +277,13 @@ void TargetEngine::Emit(SequenceUpdate& update, TimePoint now) {
     lane.stream->Append(lane.id, FailedEvent{.status = update.error, .usage = update.usage});
   }
   EndLane(update.sequence);
+}
+
+std::string TargetEngine::SourceName(DraftPlanner::DraftSourceId source) const {
+  for (const auto& [name, attached] : sources_) {
+    if (attached.id == source) return name;
+  }
+  return "ngram";
 }
 
 void TargetEngine::EndLane(SequenceId sequence) {
@@ -296,7 +317,8 @@ void TargetEngine::FailAll(const absl::Status& error) {
   std::vector<SequenceId> live;
   for (const auto& [sequence, lane] : lanes_) live.push_back(sequence);
   for (SequenceId sequence : live) scheduler_.Fail(sequence, error);
-  Digest(clock_.Now());
+  const TimePoint now = clock_.Now();
+  Digest(now, now);
 }
 
 void TargetEngine::Publish() {

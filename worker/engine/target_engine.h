@@ -28,8 +28,10 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "tracing/tracer.h"
 #include "worker/engine/engine_metrics.h"
 #include "worker/engine/inbox.h"
+#include "worker/engine/lane_trace.h"
 #include "worker/scheduler/scheduler.h"
 #include "worker/speculation/draft_planner.h"
 #include "worker/speculation/ngram_source.h"
@@ -54,6 +56,7 @@ class TargetEngine {
     SchedulerOptions scheduler;
     DraftPlannerOptions drafts;
     bool ngram_draft = true;
+    Tracer* tracer = nullptr;  // null: no spans are recorded; outlives the engine
   };
   // All outlive this. REQUIRES: Scheduler::Validate(options.scheduler) is OK.
   TargetEngine(const Options& options, Inbox& inbox, StepBackend& backend, const Clock& clock, EngineMetrics& metrics);
@@ -93,6 +96,7 @@ class TargetEngine {
     LaneId id;
     TimePoint received{};
     std::optional<TimePoint> last_token;  // empty: none yet
+    std::unique_ptr<LaneTrace> trace;     // null: not recorded
   };
   struct RequestKey {
     const TokenStream* stream = nullptr;
@@ -111,9 +115,12 @@ class TargetEngine {
   void Take(StreamLostEvent event, TimePoint now);
   void Take(AttachSourceEvent event, TimePoint now);
   void Take(DetachSourceEvent event, TimePoint now);
-  // Takes what the scheduler did to routers and draft sources, until it has nothing more to say.
-  void Digest(TimePoint now);
-  void Emit(SequenceUpdate& update, TimePoint now);
+  // Takes what the scheduler did to routers and draft sources, until it has nothing more to say. `step_began`: of the
+  // step that tokens came of, if any did.
+  void Digest(TimePoint now, TimePoint step_began);
+  void Emit(SequenceUpdate& update, TimePoint now, TimePoint step_began);
+  // Whose draft it was, by name.
+  std::string SourceName(DraftPlanner::DraftSourceId source) const;
   void EndLane(SequenceId sequence);
   void Touch(const StreamPointer& stream);
   // Collects what is out and drops it, so that the backend can be stopped.
@@ -128,6 +135,7 @@ class TargetEngine {
   StepBackend& backend_;
   const Clock& clock_;
   EngineMetrics& metrics_;
+  Tracer* const tracer_;
 
   // The loop's own.
   Scheduler scheduler_;

@@ -8,6 +8,7 @@
 #include <random>
 #include <thread>
 
+#include "tracing/testing/kept_spans.h"
 #include "worker/engine/testing/hash_backend.h"
 
 namespace outrider {
@@ -99,6 +100,7 @@ struct Setup {
   int lookahead = 0;
   int max_buffered_tokens = 1000;
   double draft_wait_ms_max = 50;
+  bool traced = false;
 };
 
 class Fixture {
@@ -118,6 +120,7 @@ class Fixture {
     options.drafts = {
         .vocab_size = kVocabSize, .lookahead = setup.lookahead, .draft_wait_ms_max = setup.draft_wait_ms_max};
     options.ngram_draft = false;
+    if (setup.traced) options.tracer = &tracer;
     engine = std::make_unique<TargetEngine>(options, inbox, backend, clock, metrics);
   }
 
@@ -129,7 +132,7 @@ class Fixture {
   }
   absl::Status Submit(uint64_t id, std::vector<TokenId> prompt, SamplingParams params = Params(),
                       std::vector<uint32_t> lanes = {0}, TimePoint deadline = TimePoint::max()) {
-    SubmitEvent event{.stream = stream, .id = RequestId(id), .received = clock.Now()};
+    SubmitEvent event{.stream = stream, .id = RequestId(id), .received = clock.Now(), .trace = trace};
     event.request.prompt = std::move(prompt);
     event.request.params = std::move(params);
     event.request.deadline = deadline;
@@ -189,6 +192,9 @@ class Fixture {
   }
 
   ManualClock clock;
+  std::optional<TraceContext> trace;  // of what is submitted
+  KeptSpans kept;
+  Tracer tracer{kept.MakeSink(), 1, {1, 2}};
   MetricsRegistry registry;
   EngineMetrics metrics{registry};
   HashBackend backend;
@@ -435,6 +441,81 @@ TEST(TargetEngine, LetsGoOfASourceThatIsDetached) {
   EXPECT_TRUE(lost);
   EXPECT_EQ(f.engine->load().num_sources, 0);
   EXPECT_EQ(f.Of(1).tokens, Fixture::Expected({1, 2, 3}, Fixture::Params(60)));
+}
+
+TEST_P(TargetEngineDepthTest, RecordsWhereTheTimeOfEachChoiceWent) {
+  Fixture f({.depth = GetParam(), .lookahead = 4, .traced = true});
+  ASSERT_TRUE(f.inbox.Post(AttachSourceEvent{"draft", std::make_unique<HashSource>()}).ok());
+  f.trace = TraceContext{.trace = {5, 6}, .span = 7, .sampled = true};
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(40), {0, 1}).ok());
+  f.trace = TraceContext{.trace = {8, 9}, .span = 7, .sampled = false};
+  ASSERT_TRUE(f.Submit(2, {1, 2, 3}, Fixture::Params(40)).ok());
+  f.trace.reset();
+  ASSERT_TRUE(f.Submit(3, {1, 2, 3}, Fixture::Params(40)).ok());
+  f.Settle();
+  SamplingParams params = Fixture::Params(40);
+  EXPECT_EQ(f.Of(1).tokens, Fixture::Expected({1, 2, 3}, params));
+  std::set<SpanId> ids;
+  for (const TraceSpan& span : f.kept.spans()) {
+    EXPECT_EQ(span.trace, (TraceId{5, 6}));
+    EXPECT_LE(span.start_unix_ns, span.end_unix_ns);
+    EXPECT_TRUE(ids.insert(span.id).second);
+  }
+  for (const TraceSpan& span : f.kept.spans()) {
+    EXPECT_TRUE(span.parent == 7 || ids.count(span.parent) == 1) << span.name;
+  }
+  EXPECT_EQ(f.kept.Named("target.queue").size(), 2u);
+  EXPECT_EQ(f.kept.Named("target.prefill").size(), 2u);
+  const auto decodes = f.kept.Named("target.decode");
+  ASSERT_EQ(decodes.size(), 2u);
+  for (const TraceSpan& decode : decodes) {
+    const Seen& seen = f.Of(1, static_cast<uint32_t>(AttributeOf<int64_t>(decode, "outrider.choice")));
+    EXPECT_EQ(AttributeOf<int64_t>(decode, "gen_ai.usage.output_tokens"), seen.usage.output_tokens);
+    EXPECT_EQ(AttributeOf<int64_t>(decode, "outrider.rounds"), seen.usage.rounds);
+    EXPECT_GT(seen.usage.rounds, 0);
+  }
+  const auto verifications = f.kept.Named("target.verify");
+  ASSERT_FALSE(verifications.empty());
+  for (const TraceSpan& round : f.kept.Named("target.round")) {
+    if (AttributeOf<int64_t>(round, "outrider.draft_tokens") == 0) continue;
+    EXPECT_EQ(AttributeOf<std::string>(round, "outrider.draft_source"), "draft");
+  }
+}
+
+TEST(TargetEngine, RecordsTheWaitForADraftWorkerThatFallsSilent) {
+  constexpr double kWaitMs = 50;
+  Fixture f({.lookahead = 4, .draft_wait_ms_max = kWaitMs, .traced = true});
+  auto owned = std::make_unique<HashSource>();
+  HashSource* const source = owned.get();
+  ASSERT_TRUE(f.inbox.Post(AttachSourceEvent{"draft", std::move(owned)}).ok());
+  f.trace = TraceContext{.trace = {5, 6}, .span = 7, .sampled = true};
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(60)).ok());
+  for (int i = 0; i < 6; ++i) f.Turn();
+  source->silent = true;
+  const TimePoint silent_since = f.clock.Now();
+  f.Settle();
+  const double waited_ms = ToMillis(f.clock.Now() - silent_since);
+  EXPECT_GT(waited_ms, 0);  // only waits take time here
+  const auto decodes = f.kept.Named("target.decode");
+  ASSERT_EQ(decodes.size(), 1u);
+  EXPECT_NEAR(1000 * AttributeOf<double>(decodes[0], "outrider.draft_wait_seconds"), waited_ms, 1e-3);
+  double recorded_ms = 0;
+  for (const TraceSpan& wait : f.kept.Named("draft.wait")) {
+    recorded_ms += static_cast<double>(wait.end_unix_ns - wait.start_unix_ns) / 1e6;
+  }
+  EXPECT_NEAR(recorded_ms, waited_ms, 1e-3);
+}
+
+TEST(TargetEngine, RecordsTheEndOfWhatTheBackendsFailureEnds) {
+  Fixture f({.traced = true});
+  f.trace = TraceContext{.trace = {5, 6}, .span = 7, .sampled = true};
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}).ok());
+  f.Turn();
+  f.engine->FailAll(absl::UnavailableError("gone"));
+  const auto decodes = f.kept.Named("target.decode");
+  ASSERT_EQ(decodes.size(), 1u);
+  EXPECT_TRUE(decodes[0].failed);
+  EXPECT_EQ(decodes[0].error, "gone");
 }
 
 TEST(TargetEngine, EndsEverythingWhenTheBackendFails) {

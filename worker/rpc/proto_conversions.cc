@@ -106,6 +106,15 @@ absl::StatusOr<Request> RequestFromProto(const v1::Submit& proto, TimePoint rece
   return request;
 }
 
+std::optional<TraceContext> TraceFromProto(const v1::Submit& proto) {
+  if (!proto.has_trace()) return std::nullopt;
+  const v1::TraceContext& trace = proto.trace();
+  TraceContext context{
+      .trace = {trace.trace_id_high(), trace.trace_id_low()}, .span = trace.span_id(), .sampled = trace.sampled()};
+  if (!context.trace) return std::nullopt;
+  return context;
+}
+
 void LaneEventToProto(const LaneEvent& event, v1::TargetEvent* proto) {
   proto->set_request_id(event.id.request.value);
   proto->set_lane(event.id.lane);

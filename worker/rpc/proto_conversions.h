@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/engine_totals.h"
+#include "base/trace_context.h"
 #include "proto/cluster.pb.h"
 #include "proto/common.pb.h"
 #include "proto/draft.pb.h"
@@ -28,6 +29,8 @@ void ParamsToProto(const SamplingParams& params, v1::SamplingParams* proto);
 
 // INVALID_ARGUMENT naming what can not be: numbers out of range here, the rest by Scheduler::Submit.
 absl::StatusOr<Request> RequestFromProto(const v1::Submit& proto, TimePoint received);
+// That the request belongs to; empty if to none.
+std::optional<TraceContext> TraceFromProto(const v1::Submit& proto);
 void LaneEventToProto(const LaneEvent& event, v1::TargetEvent* proto);
 
 void EngineTotalsToProto(const EngineTotals& totals, v1::EngineTotals* proto);

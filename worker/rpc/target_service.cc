@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <deque>
-#include <iterator>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -11,6 +11,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/trace_context.h"
 #include "worker/rpc/proto_conversions.h"
 #include "worker/rpc/server_stream.h"
 
@@ -76,16 +77,15 @@ class TargetService::Call final : public ServerStream<v1::TargetCommands, v1::Ta
   bool NextMessage(v1::TargetEvents* response) override {
     MutexLock lock(mu_);
     if (waiting_.empty()) {  // what is taken does not count as buffered any more
-      std::vector<LaneEvent> taken = tokens_->Take();
-      waiting_.assign(std::make_move_iterator(taken.begin()), std::make_move_iterator(taken.end()));
+      for (LaneEvent& event : tokens_->Take()) waiting_.push_back({.event = std::move(event)});
     }
     size_t bytes = 0;
     while (!waiting_.empty() && bytes < kMessageBytes) {
-      const LaneEvent& event = waiting_.front();
+      const LaneEvent& event = waiting_.front().event;
       bytes += WireBytes(event);
       LaneEventToProto(event, response->add_events());
       if (!std::holds_alternative<TokensEvent>(event.event)) {
-        TellIfItWentWrong(event);
+        TellIfItWentWrong(event, waiting_.front().trace);
         LaneEnded(event.id);
       }
       waiting_.pop_front();
@@ -101,8 +101,13 @@ class TargetService::Call final : public ServerStream<v1::TargetCommands, v1::Ta
   }
 
  private:
+  struct Waiting {
+    LaneEvent event;
+    TraceId trace = {};  // of a request that is not live; all zero: none, or it is
+  };
   struct LiveRequest {
     int num_lanes = 0;
+    TraceId trace;  // all zero: none
     bool cancelled = false;
     absl::flat_hash_set<uint32_t> stopped_lanes;
   };
@@ -112,19 +117,24 @@ class TargetService::Call final : public ServerStream<v1::TargetCommands, v1::Ta
     const RequestId id(submit.request_id());
     const TimePoint now = service_.clock_.Now();
     auto request = RequestFromProto(submit, now);
+    const std::optional<TraceContext> trace = TraceFromProto(submit);
     bool is_new;
     {
       MutexLock lock(mu_);
       is_new = !live_.contains(id);
-      if (is_new && request.ok()) live_[id].num_lanes = static_cast<int>(request->lanes.size());
+      if (is_new && request.ok()) {
+        LiveRequest& live = live_[id];
+        live.num_lanes = static_cast<int>(request->lanes.size());
+        if (trace.has_value()) live.trace = trace->trace;
+      }
     }
     if (!is_new) {
       Finish(grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, absl::StrCat("request ", id.value, " lives already")));
       return false;
     }
     if (!request.ok()) return Refuse(submit, request.status());
-    const absl::Status posted =
-        service_.inbox_.Post(SubmitEvent{.stream = tokens_, .id = id, .request = *std::move(request), .received = now});
+    const absl::Status posted = service_.inbox_.Post(
+        SubmitEvent{.stream = tokens_, .id = id, .request = *std::move(request), .received = now, .trace = trace});
     if (!posted.ok()) {
       {
         MutexLock lock(mu_);
@@ -163,12 +173,14 @@ class TargetService::Call final : public ServerStream<v1::TargetCommands, v1::Ta
   // Ends every lane of what was submitted. False if it ended the call: nobody reads refusals.
   bool Refuse(const v1::Submit& submit, const absl::Status& why) {
     const RequestId id(submit.request_id());
+    const TraceId trace = TraceFromProto(submit).value_or(TraceContext()).trace;
     size_t num_waiting;
     {
       MutexLock lock(mu_);
       // A request without lanes is told so in lane 0.
       for (int i = 0; i < std::max(1, submit.lanes_size()); ++i) {
-        waiting_.push_back({{id, submit.lanes().empty() ? 0 : submit.lanes(i).lane()}, FailedEvent{.status = why}});
+        waiting_.push_back(
+            {{{id, submit.lanes().empty() ? 0 : submit.lanes(i).lane()}, FailedEvent{.status = why}}, trace});
       }
       num_waiting = waiting_.size();
     }
@@ -178,11 +190,14 @@ class TargetService::Call final : public ServerStream<v1::TargetCommands, v1::Ta
   }
 
   // Ends that are neither the client's doing nor the router's to handle.
-  static void TellIfItWentWrong(const LaneEvent& event) {
+  void TellIfItWentWrong(const LaneEvent& event, TraceId trace) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     const auto* const failed = std::get_if<FailedEvent>(&event.event);
     if (failed == nullptr || (!absl::IsInternal(failed->status) && !absl::IsResourceExhausted(failed->status))) return;
+    const auto request = live_.find(event.id.request);
+    if (request != live_.end() && request->second.trace) trace = request->second.trace;
     Log(LogLevel::kWarning, failed->status.message(),
         {{"request_id", event.id.request.value},
+         {"trace_id", trace ? ToHex(trace) : ""},
          {"lane", event.id.lane},
          {"code", absl::StatusCodeToString(failed->status.code())}});
   }
@@ -196,7 +211,7 @@ class TargetService::Call final : public ServerStream<v1::TargetCommands, v1::Ta
   StreamPointer tokens_;
 
   Mutex mu_;
-  std::deque<LaneEvent> waiting_ ABSL_GUARDED_BY(mu_);  // to be written
+  std::deque<Waiting> waiting_ ABSL_GUARDED_BY(mu_);  // to be written
   absl::flat_hash_map<RequestId, LiveRequest> live_ ABSL_GUARDED_BY(mu_);
 };
 

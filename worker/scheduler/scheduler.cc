@@ -65,6 +65,7 @@ struct Scheduler::Outstanding {
   struct SpanNote {
     int incarnation = 0;
     std::vector<int> sources;  // of the span's paths
+    Duration draft_wait{};
   };
   std::vector<SpanNote> notes;  // a span each
   TimePoint planned;
@@ -544,7 +545,8 @@ void Scheduler::EmitSpan(Entry& entry, Outstanding& step, TimePoint now) {
   if (entry.waiting_since.has_value()) {
     ++stats_.num_draft_waits;
     stats_.num_draft_misses += span.lookahead == 0;
-    stats_.draft_wait_total += now - *entry.waiting_since;
+    note.draft_wait = now - *entry.waiting_since;
+    stats_.draft_wait_total += note.draft_wait;
   }
   if (span.lookahead > 0 && !entry.waiting_since.has_value()) ++stats_.num_hidden_rounds;
   entry.waiting_since.reset();
@@ -624,6 +626,7 @@ absl::Status Scheduler::ApplySpan(const Span& span, const SpanResult& result, co
   SequenceUpdate update{.sequence = span.sequence, .first_output_index = sequence.num_output_tokens()};
   update.num_draft_tokens = num_draft_tokens;
   update.num_accepted = std::min(result.num_accepted, num_new_tokens);
+  update.draft_wait = step.notes[index].draft_wait;
   for (size_t i = 0; num_draft_tokens > 0 && i < span.paths.size(); ++i) {
     absl::Span<const TokenId> draft = UsableDraft(span.paths[i], sequence.tokens());
     if (draft.data() == resolved.draft.data()) update.draft_source = step.notes[index].sources[i];

@@ -26,6 +26,7 @@ struct SequenceUpdate {
   int num_draft_tokens = 0;
   int num_accepted = 0;
   int draft_source = kNoSource;  // whose draft was verified
+  Duration draft_wait{};         // how long the sequence waited for a draft before that step, in vain or not
 
   // Terminal: one of the two.
   std::optional<FinishReason> finish;
