@@ -138,7 +138,9 @@ TEST(OpenAiEndpoint, RecordsAnswersAndErrorsOfEachRequest) {
                                       .model = {},
                                       .api_key = "k"});
   ASSERT_TRUE(endpoint.ok()) << endpoint.status();
-  EXPECT_EQ((*endpoint)->AwaitModel(10)->model(), "one");
+  const auto info = (*endpoint)->AwaitModel(10);
+  ASSERT_TRUE(info.ok()) << info.status();
+  EXPECT_EQ(info->model(), "one");
   EXPECT_EQ(*(*endpoint)->CountTokens("text"), 3);
   const auto result = (*endpoint)->RunOpenLoop({.max_concurrency = 1},
                                                {Request("good"), Request("bad"), Request("cut"), Request("good")},

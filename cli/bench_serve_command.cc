@@ -223,11 +223,13 @@ std::vector<std::pair<int, std::string>> RpsChanges(const ArrivalOptions& option
                                                     std::time_t started) {
   std::vector<std::pair<int, std::string>> changes;
   if (options.ramp == ArrivalOptions::Ramp::kNone) return changes;
+  const auto add = [&](int rate, double at_s) {
+    changes.emplace_back(rate, LocalTime(started + static_cast<std::time_t>(at_s), "%Y-%m-%dT%H:%M:%S"));
+  };
+  add(static_cast<int>(options.ramp_start), 0);
   for (size_t i = 0; i < arrivals.size(); ++i) {
     const int rate = static_cast<int>(RequestRate(options, static_cast<int>(i), static_cast<int>(arrivals.size())));
-    if (changes.empty() || rate > changes.back().first) {
-      changes.emplace_back(rate, LocalTime(started + static_cast<std::time_t>(arrivals[i]), "%Y-%m-%dT%H:%M:%S"));
-    }
+    while (changes.back().first < rate) add(changes.back().first + 1, arrivals[i]);
   }
   return changes;
 }
@@ -446,7 +448,8 @@ void AddBenchServeCommand(CLI::App& bench, int& exit_code) {
       ->type_name("[127.0.0.1:9100]");
   command
       ->add_option("--backend", flags->backend,
-                   "grpc; openai or vllm: HTTP, completions; openai-chat: HTTP, conversations (key: --api-key, else OPENAI_API_KEY)")
+                   "grpc; openai or vllm: HTTP, completions; openai-chat: HTTP, conversations (key: --api-key, else "
+                   "OPENAI_API_KEY)")
       ->type_name("[grpc]")
       ->check(CLI::IsMember({"grpc", "openai", "openai-chat", "vllm"}));
   command->add_option("--model", flags->model, "Name in the report, and of the model over HTTP; the server's if absent")

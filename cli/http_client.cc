@@ -9,6 +9,7 @@
 #include <boost/beast/http.hpp>
 #include <chrono>
 #include <future>
+#include <limits>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -96,7 +97,7 @@ class HttpClient::Exchange : public std::enable_shared_from_this<Exchange> {
     http::async_write(*stream_, request_, [self = shared_from_this()](const Error& error, size_t) {
       if (error) return self->Fail("write", error);
       self->parser_.emplace();
-      self->parser_->body_limit(boost::none);
+      self->parser_->body_limit(std::numeric_limits<uint64_t>::max());
       http::async_read_header(*self->stream_, self->buffer_, *self->parser_, [self](const Error& read_error, size_t) {
         if (read_error) return self->Fail("read", read_error);
         self->Read();

@@ -90,8 +90,8 @@ struct CutClient {};
 // To be counted or logged.
 struct Report {
   enum class Kind : uint8_t {
-    kDispatched,  // the first attempt was started; `duration` in the queue, `count` prompt tokens
-    kReplayed,    // a later one was
+    kDispatched,   // the first attempt was started; `duration` in the queue, `count` prompt tokens
+    kReplayed,     // a later one was
     kAttemptLost,  // `status` says how
     kHandedOver,
     kOutputTokens,  // `count`

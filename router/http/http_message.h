@@ -22,9 +22,9 @@ struct HttpRequest {
   std::string method;
   std::string path;  // percent-decoded; the query is not part of it
   std::string body;
-  std::string authorization;  // as the header has it
-  std::string if_none_match;  // the header, as it came
-  std::string request_id;     // X-Request-Id as the client gave it; empty if it did not, or not a sensible one
+  std::string authorization;          // as the header has it
+  std::string if_none_match;          // the header, as it came
+  std::string request_id;             // X-Request-Id as the client gave it; empty if it did not, or not a sensible one
   std::optional<TraceContext> trace;  // of Traceparent
 };
 

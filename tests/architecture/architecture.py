@@ -60,7 +60,7 @@ IMPURE_CODE = re.compile(r"absl::Now\(|_clock::now\(|std::random_device|\brand\(
 
 # Headers of a library and the only places that may include them.
 ONLY_IN = (
-    (re.compile(r"^boost/"), re.compile(r"^(router/http/http_(connection|server|tls_test)|security/tls_context)\.(h|cc)$")),
+    (re.compile(r"^boost/"), re.compile(r"^(router/http/http_(connection|server|tls_test)|security/tls_context|cli/http_client)\.(h|cc)$")),
     (re.compile(r"^prometheus/"), re.compile(r"^base/metrics\.cc$")),
     (re.compile(r"^nccl\.h$"), re.compile(r"^worker/parallel/nccl_communicator\.cc$")),
     (re.compile(r"^yaml-cpp/"), re.compile(r"^cli/")),
