@@ -1,29 +1,17 @@
 #include "router/generate_reactor.h"
 
 #include <chrono>
-#include <iterator>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
-#include "base/trace_context.h"
 #include "router/error_details.h"
 #include "router/grpc_caller.h"
 #include "router/grpc_message.h"
 #include "router/retry_after.h"
 
 namespace outrider::router {
-namespace {
-
-// The client's trace; none if it names several.
-std::optional<TraceContext> TraceOf(const grpc::CallbackServerContext& context) {
-  const auto [first, end] = context.client_metadata().equal_range(kTraceparentKey);
-  if (first == end || std::next(first) != end) return std::nullopt;
-  return ParseTraceparent({first->second.data(), first->second.size()});
-}
-
-}  // namespace
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateReactor::Begin(const CallEnvironment& environment,
                                                                    grpc::CallbackServerContext* context,

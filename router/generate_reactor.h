@@ -16,8 +16,6 @@ namespace outrider::router {
 // gRPC's retry design has it; error_details.h has it in google.rpc.RetryInfo too).
 inline constexpr char kRequestIdKey[] = "outrider-request-id";
 inline constexpr char kRetryPushbackKey[] = "grpc-retry-pushback-ms";
-// And of a client's: the trace that it belongs to (base/trace_context.h).
-inline constexpr char kTraceparentKey[] = "traceparent";
 
 class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public ClientStream {
  public:

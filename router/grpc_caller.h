@@ -6,9 +6,11 @@
 #include <grpcpp/grpcpp.h>
 
 #include <chrono>
+#include <iterator>
 #include <optional>
 
 #include "base/clock.h"
+#include "base/trace_context.h"
 #include "router/api_access.h"
 
 namespace outrider::router {
@@ -25,6 +27,13 @@ inline std::optional<TimePoint> DeadlineOf(const grpc::CallbackServerContext& co
   const auto left = context.deadline() - std::chrono::system_clock::now();
   if (left >= std::chrono::hours(24 * 30)) return std::nullopt;
   return now + std::chrono::duration_cast<Duration>(left);
+}
+
+// The trace that the client's call belongs to; none if it names several.
+inline std::optional<TraceContext> TraceOf(const grpc::CallbackServerContext& context) {
+  const auto [first, end] = context.client_metadata().equal_range("traceparent");
+  if (first == end || std::next(first) != end) return std::nullopt;
+  return ParseTraceparent({first->second.data(), first->second.size()});
 }
 
 }  // namespace outrider::router

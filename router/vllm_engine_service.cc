@@ -48,7 +48,7 @@ class VllmEngineService::Generation final : public grpc::ServerWriteReactor<vllm
     generation->key_name_ = granted.ok() ? granted->key_name() : "";
     generation->call_ =
         GenerateCall::Make(environment, generation.get(), DeadlineOf(*context, environment.clock->Now()),
-                           message.ok() ? *std::move(message) : v1::GenerateRequest());
+                           message.ok() ? *std::move(message) : v1::GenerateRequest(), TraceOf(*context));
     generation->self_ = generation;
     const std::shared_ptr<GenerateCall> call = generation->call_;
     if (message.ok()) {

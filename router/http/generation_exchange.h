@@ -31,7 +31,7 @@ namespace outrider::router {
 class GenerationExchange final : public HttpExchange, public std::enable_shared_from_this<GenerationExchange> {
  public:
   // `client_request_id`: what the client calls the request; empty if it does not. Each prompt counts as a request of
-  // the key in `credentials`. `trace` is the client's.
+  // the key in `credentials`, and is of the client's `trace`.
   static std::shared_ptr<HttpExchange> Begin(const CallEnvironment& environment, GenerationRequest request,
                                              std::shared_ptr<const ServedModel> model, std::string model_name,
                                              std::string client_request_id, const Credentials& credentials,
