@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <thread>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -30,6 +32,8 @@ constexpr Duration kMetricsBound = std::chrono::seconds(5);
 constexpr int64_t kMaxDatasetBytes = int64_t{2} << 30;
 constexpr int kMaxPrompts = 1'000'000;
 constexpr uint32_t kHttpPort = 8000;
+constexpr auto kSettleInterval = std::chrono::milliseconds(700);  // heartbeats come every 500 ms
+constexpr int kSettleTries = 5;                                   // others may keep the server busy
 
 struct ServeFlags {
   ClientAccess access;
@@ -211,6 +215,18 @@ DraftCounters FetchDraftCounters(const std::string& metrics_address) {
   return pages[0].ok() && pages[0]->status == 200 ? ReadDraftCounters(pages[0]->body) : DraftCounters();
 }
 
+// A router's page has them from its groups' heartbeats: what stood still for longer than one of those is all of it.
+DraftCounters FetchSettledDraftCounters(const std::string& metrics_address) {
+  DraftCounters last = FetchDraftCounters(metrics_address);
+  for (int i = 0; i < kSettleTries; ++i) {
+    std::this_thread::sleep_for(kSettleInterval);
+    DraftCounters now = FetchDraftCounters(metrics_address);
+    if (now == last) break;
+    last = std::move(now);
+  }
+  return last;
+}
+
 std::string LocalTime(std::time_t time, const char* format) {
   std::tm local{};
   ::localtime_r(&time, &local);
@@ -300,7 +316,8 @@ absl::Status RunBenchServe(const CLI::App& command, ServeFlags flags) {
                    ", burstiness factor: ", flags.burstiness,
                    arrivals.burstiness == 1 ? " (Poisson process)" : " (Gamma distribution)"));
   const std::vector<double> times = ArrivalTimes(arrivals, flags.num_prompts);
-  const DraftCounters before = FetchDraftCounters(flags.metrics_address);
+  const auto fetch_counters = IsHttp(flags) ? FetchSettledDraftCounters : FetchDraftCounters;
+  const DraftCounters before = fetch_counters(flags.metrics_address);
   const std::time_t started = std::time(nullptr);
   run.date = LocalTime(started, "%Y%m%d-%H%M%S");
   run.rps_changes = RpsChanges(arrivals, times, started);
@@ -312,7 +329,7 @@ absl::Status RunBenchServe(const CLI::App& command, ServeFlags flags) {
   }
   run.duration_s = result.duration_s;
   const SpeculationFigures speculation =
-      Speculation(result.records, before, FetchDraftCounters(flags.metrics_address), IsHttp(flags));
+      Speculation(result.records, before, fetch_counters(flags.metrics_address), IsHttp(flags));
   const BenchMetrics metrics = Summarize(result.records, run.duration_s, percents, goodput);
   int num_told = 0;
   for (size_t i = 0; i < result.records.size() && num_told < 10; ++i) {

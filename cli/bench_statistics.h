@@ -78,11 +78,12 @@ struct SpeculationFigures {
   }
 };
 
-// Counts of the draft counters of a metrics page, all series summed: those of vLLM's names, or ours where there are
+// Counts of the draft counters of a metrics page, all series summed: ours, or those of vLLM's names where there are
 // none.
 struct DraftCounters {
   int64_t num_drafts = 0, draft_tokens = 0, accepted_tokens = 0;
   std::map<int, int64_t> accepted_by_position;  // from 0
+  friend bool operator==(const DraftCounters&, const DraftCounters&) = default;
 };
 DraftCounters ReadDraftCounters(const std::string& metrics_page);
 
