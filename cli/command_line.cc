@@ -14,6 +14,25 @@ std::string Hint(const std::string& nearest, const std::string& help) {
   return nearest.empty() ? absl::StrCat("; see ", help) : absl::StrCat("; did you mean '", nearest, "'? See ", help);
 }
 
+// CLI11 takes --name= for a flag whose value comes as the next argument: the next flag would be eaten, without a word.
+// An empty argument of its own is what it takes for an empty value.
+std::vector<std::string> WithEmptyValuesApart(std::vector<std::string> arguments) {
+  std::vector<std::string> apart;
+  bool flags = true;  // not after "--"
+  for (std::string& argument : arguments) {
+    flags = flags && argument != "--";
+    if (flags && argument.size() > 3 && argument.compare(0, 2, "--") == 0 &&
+        argument.find('=') == argument.size() - 1) {
+      argument.pop_back();
+      apart.push_back(std::move(argument));
+      apart.emplace_back();
+    } else {
+      apart.push_back(std::move(argument));
+    }
+  }
+  return apart;
+}
+
 }  // namespace
 
 std::optional<std::string> UnknownArgument(const CLI::App& app, const std::vector<std::string>& arguments) {
@@ -71,6 +90,7 @@ std::optional<int> ParseCommandLine(CLI::App& app, int argc, const char* const* 
   for (const std::string& note : translated->notes) {
     std::fprintf(stderr, "%s%s: note: %s\n", app.get_name().c_str(), command.c_str(), note.c_str());
   }
+  arguments = WithEmptyValuesApart(std::move(arguments));
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 takes them
   try {
     app.parse(std::move(arguments));

@@ -11,6 +11,7 @@ class CommandLine : public testing::Test {
     CLI::App* serve = app_.add_subcommand("serve");
     serve->add_option("MODEL", model_)->required();
     serve->add_option("--threads", threads_)->check(CLI::Range(0, 64));
+    serve->add_option("--name", name_);
     CLI::App* bench = app_.add_subcommand("bench");
     bench->add_subcommand("engine")->add_option("--rows", threads_)->required();
     bench->require_subcommand(1);
@@ -22,6 +23,7 @@ class CommandLine : public testing::Test {
   }
   CLI::App app_{"", "outrider"};
   std::string model_;
+  std::string name_ = "before";
   int threads_ = 0;
 };
 
@@ -54,6 +56,17 @@ TEST_F(CommandLine, ParsesWhatIsRight) {
   EXPECT_EQ(Parse({"serve", "m.gguf", "--threads", "3"}), std::nullopt);
   EXPECT_EQ(model_, "m.gguf");
   EXPECT_EQ(threads_, 3);
+}
+
+TEST_F(CommandLine, AnEmptyValueIsTheFlagsAndNotTheNextArgument) {
+  EXPECT_EQ(Parse({"serve", "m.gguf", "--name=", "--threads=3"}), std::nullopt);
+  EXPECT_EQ(name_, "");
+  EXPECT_EQ(threads_, 3);
+  EXPECT_EQ(Parse({"serve", "m.gguf", "--name=x", "--threads=4"}), std::nullopt);
+  EXPECT_EQ(name_, "x");
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(Parse({"serve", "m.gguf", "--threads=", "--name=y"}), 2);
+  EXPECT_NE(testing::internal::GetCapturedStderr().find("--threads"), std::string::npos);
 }
 
 TEST_F(CommandLine, TellsWhatIsWrongAndExitsWith2) {
