@@ -406,6 +406,8 @@ void AddBenchServeCommand(CLI::App& bench, int& exit_code) {
   CLI::App* const command =
       bench.add_subcommand("serve", "A serving cluster under open-loop load, as `vllm bench serve`");
   const auto flags = std::make_shared<ServeFlags>();
+  const auto group = [&](const char* name) { command->option_defaults()->group(name); };
+  group("Router");
   command->add_option("--address", flags->address, "Router to ask; else --host and --port")->type_name("HOST:PORT");
   AddTlsFlags(*command, flags->tls);
   command->add_option("--host", flags->host, "Of the router")->type_name("[127.0.0.1]");
@@ -418,9 +420,13 @@ void AddBenchServeCommand(CLI::App& bench, int& exit_code) {
       ->type_name("[grpc]")
       ->check(CLI::IsMember({"grpc"}));
   command->add_option("--model", flags->model, "Name in the report; the router's if absent")->type_name("NAME");
+  group("Prompts");
   AddDatasetFlags(*command, *flags);
+  group("Traffic");
   AddTrafficFlags(*command, *flags);
+  group("Sampling and speculation");
   AddSamplingFlags(*command, *flags);
+  group("Report");
   AddReportFlags(*command, *flags);
   command->footer(
       "Arrivals do not wait for answers: a cluster that falls behind shows it in its latencies. ITL is the gap "

@@ -136,7 +136,7 @@ class Conversation {
     } else if (!answer.status.ok()) {
       failed_ = true;
       std::fprintf(stderr, "outrider chat: %s: %s\n", absl::StatusCodeToString(answer.status.code()).c_str(),
-                   TerminalSafe(std::string(answer.status.message())).c_str());
+                   TerminalSafe(ConnectionError(std::string(answer.status.message()))).c_str());
     } else if (session_.shows_stats()) {
       Say(DescribeFinished(answer.finished));
     }
@@ -225,7 +225,7 @@ absl::Status RunChat(const CLI::App& command, const ChatFlags& flags, int& exit_
   }
   if (!status.ok()) {
     return absl::UnavailableError(
-        absl::StrCat("no router answers at ", address, ": ", status.error_message(),
+        absl::StrCat("no router answers at ", address, ": ", ConnectionError(status.error_message()),
                      "; is `outrider serve` running there, with TLS (--tls) or without as it was called?"));
   }
   if (!info.has_chat_template()) {
@@ -247,11 +247,16 @@ void AddChatCommand(CLI::App& app, int& exit_code) {
   const auto flags = std::make_shared<ChatFlags>();
   flags->cluster.grpc_port = 0;
   flags->cluster.metrics_port = 0;
+  flags->cluster.http_port = 0;
+  const auto group = [&](const char* name) { command->option_defaults()->group(name); };
+  group("Conversation");
+  command->add_option("--system", flags->system, "A message that goes before all others")->type_name("TEXT");
+  command->add_flag("--stats", flags->stats, "Tell after each answer what it took");
+  command->add_flag("--no-history", flags->no_history, "Neither read nor write the history of lines");
+  group("Router");
   command->add_option("--address", flags->address, "Router to ask")->type_name("[127.0.0.1:9000]");
   AddTlsFlags(*command, flags->tls);
-  command->add_option("--model", flags->cluster.model, "Start a cluster of this model instead")->type_name("FILE");
-  AddClusterFlags(*command, flags->cluster);
-  command->add_option("--system", flags->system, "A message that goes before all others")->type_name("TEXT");
+  group("Sampling");
   command->add_option("--temperature", flags->temperature, "0 is greedy")->type_name("[the model's]");
   command->add_option("--top-p", flags->top_p, "Keep the likeliest tokens of this total probability")
       ->type_name("[the model's]");
@@ -264,8 +269,9 @@ void AddChatCommand(CLI::App& app, int& exit_code) {
   command->add_option("--draft", flags->draft, "on or off: speculation")
       ->type_name("[on]")
       ->check(CLI::IsMember({"on", "off"}));
-  command->add_flag("--stats", flags->stats, "Tell after each answer what it took");
-  command->add_flag("--no-history", flags->no_history, "Neither read nor write the history of lines");
+  group("A cluster for this conversation");
+  command->add_option("--model", flags->cluster.model, "Start a cluster of this model instead")->type_name("FILE");
+  AddClusterFlags(*command, flags->cluster);
   command->footer(
       "Lines are edited as in a shell: arrows, Ctrl-A, Ctrl-E, Ctrl-R. Ctrl-C stops an answer, or drops the line that "
       "is\n"

@@ -100,7 +100,12 @@ class Chat : public testing::Test {
     Expect("> ");
   }
 
-  void Launch() {
+  void Launch(std::vector<std::string> arguments = {}) {
+    if (arguments.empty()) arguments = {"--address", address_};
+    arguments.insert(arguments.begin(), {"outrider", "chat"});
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
     const std::string program = ProgramPath();
     const winsize size = {.ws_row = 24, .ws_col = 80, .ws_xpixel = 0, .ws_ypixel = 0};
     pid_ = ::forkpty(&terminal_, nullptr, nullptr, &size);
@@ -110,7 +115,7 @@ class Chat : public testing::Test {
       ::setenv("TERM", "xterm", 1);
       ::setenv("NO_COLOR", "1", 1);
       ::setenv("XDG_STATE_HOME", state_.c_str(), 1);
-      ::execl(program.c_str(), "outrider", "chat", "--address", address_.c_str(), nullptr);
+      ::execv(program.c_str(), argv.data());
       ::_exit(127);
     }
   }
@@ -262,6 +267,13 @@ TEST_F(Chat, CtrlCWhileNobodyAnswersLeaves) {
   Type("\x03");
   EXPECT_EQ(ExitCode(), 130);
   ::close(silent);
+}
+
+TEST_F(Chat, AClusterThatDoesNotStartSaysWhy) {
+  Launch({"--model", "/nowhere.gguf"});
+  Expect("/nowhere.gguf: No such file");
+  Expect("chat.log");
+  EXPECT_EQ(ExitCode(), 1);
 }
 
 TEST_F(Chat, CommandsChangeTheRequestAndFailuresAreToldAndTakenBack) {

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <fstream>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -57,6 +58,19 @@ std::vector<std::string> ServeArguments(const ClusterOptions& options) {
   return arguments;
 }
 
+// What the last error in a log says, for people; empty if there is none.
+std::string LastError(const std::string& log_file) {
+  std::ifstream file(log_file);
+  std::string line, last;
+  while (std::getline(file, line)) {
+    if (!absl::StrContains(line, "level=error")) continue;
+    const size_t message = line.find("message=");
+    if (message != std::string::npos) last = line.substr(message + 8);
+  }
+  if (last.size() >= 2 && last.front() == '"' && last.back() == '"') last = last.substr(1, last.size() - 2);
+  return last;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ChildCluster>> ChildCluster::Start(const ClusterOptions& options,
@@ -99,8 +113,13 @@ absl::StatusOr<std::unique_ptr<ChildCluster>> ChildCluster::Start(const ClusterO
   ::close(ready[0]);
   absl::string_view rest = line;
   if (!absl::ConsumePrefix(&rest, "ready grpc=")) {
-    return absl::UnavailableError(absl::StrCat("the cluster ended before it was ready; its log ",
-                                               terminal.log_file.empty() ? "above" : terminal.log_file, " says why"));
+    if (terminal.log_file.empty()) {
+      return absl::UnavailableError("the cluster ended before it was ready; its log above says why");
+    }
+    const std::string error = LastError(terminal.log_file);
+    return absl::UnavailableError(absl::StrCat("the cluster ended before it was ready",
+                                               error.empty() ? "" : absl::StrCat(": ", error),
+                                               " (its log: ", terminal.log_file, ")"));
   }
   const size_t space = rest.find(' ');
   cluster->grpc_address_ = std::string(rest.substr(0, space));

@@ -1,10 +1,21 @@
 #include "cli/client_tls.h"
 
+#include <grpc/support/log.h>
 #include <grpcpp/grpcpp.h>
+
+#include <cstdlib>
 
 #include "base/status_macros.h"
 
 namespace outrider {
+namespace {
+
+// What a client may say is in its statuses. Unless GRPC_VERBOSITY asks for more.
+void QuietenGrpc() {
+  if (std::getenv("GRPC_VERBOSITY") == nullptr) gpr_set_log_function([](gpr_log_func_args*) {});
+}
+
+}  // namespace
 
 void AddTlsFlags(CLI::App& command, ClientTls& tls) {
   command.add_flag("--tls", tls.on, "Speak TLS to the router and believe this system's authorities");
@@ -16,6 +27,7 @@ void AddTlsFlags(CLI::App& command, ClientTls& tls) {
 }
 
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials(const ClientTls& tls) {
+  QuietenGrpc();
   RETURN_IF_ERROR(CheckTlsFiles(tls.files, "tls"));
   if (!tls.on && tls.files.empty()) return grpc::InsecureChannelCredentials();
   return TlsChannel(tls.files, TlsPeer::kNamed);

@@ -17,7 +17,8 @@ struct ClientTls {
 // --tls, --tls-authorities, --tls-certificate, --tls-private-key.
 void AddTlsFlags(CLI::App& command, ClientTls& tls);
 
-// What to call a router with. INVALID_ARGUMENT naming the file that is wrong.
+// What to call a router with. gRPC writes nothing to standard error from then on. INVALID_ARGUMENT naming the file that
+// is wrong.
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> Credentials(const ClientTls& tls);
 
 }  // namespace outrider

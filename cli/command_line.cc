@@ -53,6 +53,10 @@ std::optional<std::string> UnknownArgument(const CLI::App& app, const std::vecto
 std::optional<int> ParseCommandLine(CLI::App& app, int argc, const char* const* argv) {
   std::vector<std::string> arguments(argv + 1, argv + argc);
   const std::string command = arguments.empty() ? "" : absl::StrCat(" ", arguments[0]);
+  if (arguments.empty()) {
+    std::fprintf(stderr, "%s", app.help().c_str());
+    return 2;
+  }
   auto translated = TranslateVllmFlags(app, arguments);
   if (!translated.ok()) {
     std::fprintf(stderr, "%s%s: %s\n", app.get_name().c_str(), command.c_str(),

@@ -1,6 +1,10 @@
 #include "cli/command_tree.h"
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 
 namespace outrider {
 namespace {
@@ -36,7 +40,38 @@ void Describe(const CLI::App& command, const std::vector<std::string>& path, std
   }
 }
 
+// "a, b" of "x:{a,b}"; "0 to 32" of "x:INT in [0 - 32]"; empty: none.
+std::string Limits(const std::string& type, const std::string& help) {
+  const size_t range = type.find(" in [");
+  if (range != std::string::npos && type.back() == ']') {
+    return absl::StrReplaceAll(type.substr(range + 5, type.size() - range - 6),
+                               {{" - ", " to "}, {"1e+06", "1000000"}});
+  }
+  const size_t choices = type.rfind(":{");
+  if (choices == std::string::npos || type.back() != '}') return "";
+  const std::vector<std::string> names =
+      absl::StrSplit(type.substr(choices + 2, type.size() - choices - 3), ',', absl::SkipEmpty());
+  for (const std::string& name : names) {
+    if (!absl::StrContains(help, name)) return absl::StrJoin(names, ", ");
+  }
+  return "";
+}
+
 }  // namespace
+
+void MoveLimitsToHelp(CLI::App& app) {
+  for (CLI::Option* const option : app.get_options()) {
+    const std::string before = option->get_type_name();
+    const std::string limits = Limits(before, option->get_description());
+    try {
+      option->get_validator(0)->description("");
+    } catch (const CLI::OptionNotFound&) {
+      continue;  // it takes anything
+    }
+    if (!limits.empty()) option->description(absl::StrCat(option->get_description(), " (", limits, ")"));
+  }
+  for (CLI::App* const below : app.get_subcommands(nullptr)) MoveLimitsToHelp(*below);
+}
 
 std::vector<CommandInfo> DescribeCommands(const CLI::App& app) {
   std::vector<CommandInfo> commands;

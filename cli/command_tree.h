@@ -23,6 +23,11 @@ struct CommandInfo {
   std::vector<std::string> below;  // names of its commands
 };
 
+// CLI11 writes what a flag may be behind its type: "[0]:INT in [0 - 32]", "[on]:{on,off}". Here it ends the help
+// instead,
+// "(0 to 32)", or is left out where the help names each choice.
+void MoveLimitsToHelp(CLI::App& app);
+
 // The program itself first, then its commands, each before those below it. What is hidden is left out.
 std::vector<CommandInfo> DescribeCommands(const CLI::App& app);
 

@@ -101,6 +101,28 @@ TEST(Commands, BenchServeNamesTheFlagThatIsWrongBeforeItAsksAnybody) {
   EXPECT_NE(message({"--backend", "openai"}).find("--backend"), std::string::npos);
 }
 
+TEST(Commands, WithoutArgumentsTheCommandsAreListed) {
+  const ProgramResult result = RunProgram({});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_NE(result.err.find("serve"), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("chat"), std::string::npos);
+}
+
+TEST(Commands, GenerateNamesTheFlagWhoseValueIsNone) {
+  const std::vector<std::string> before = {"generate", "--address", "unix:/nowhere/s", "--prompt", "x"};
+  const auto message = [&](const std::vector<std::string>& flags) {
+    std::vector<std::string> arguments = before;
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    const ProgramResult result = RunProgram(arguments);
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    return result.err;
+  };
+  EXPECT_NE(message({"--logit-bias", "5"}).find("--logit-bias '5'"), std::string::npos);
+  EXPECT_NE(message({"--logit-bias", "5=1,6=x"}).find("'6=x'"), std::string::npos);
+  EXPECT_NE(message({"--acceptance", "loose"}).find("--acceptance"), std::string::npos);
+  EXPECT_NE(message({"--priority", "17"}).find("--priority"), std::string::npos);
+}
+
 TEST(Commands, DoctorNamesAPortThatIsTakenAndItsRemedy) {
   const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address{};

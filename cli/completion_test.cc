@@ -39,6 +39,27 @@ std::vector<CommandInfo> Tree() {
   return DescribeCommands(app);
 }
 
+TEST(CommandTree, LimitsOfAFlagEndItsHelp) {
+  CLI::App app("A program.", "outrider");
+  static int number;
+  static std::string name;
+  CLI::App* const below = app.add_subcommand("below", "");
+  below->add_option("--port", number, "To listen on")->type_name("[9000]")->check(CLI::Range(1, 65535));
+  below->add_option("--draft", name, "on or off")->type_name("[on]")->check(CLI::IsMember({"on", "off"}));
+  below->add_option("--dataset", name, "Of prompts")->type_name("[a]")->check(CLI::IsMember({"a", "random"}));
+  below->add_option("--address", name, "To ask")->type_name("HOST:PORT");
+  MoveLimitsToHelp(app);
+  const CommandInfo info = FindCommand(DescribeCommands(app), {"below"});
+  ASSERT_EQ(info.flags.size(), 5u);
+  EXPECT_EQ(info.flags[1].value, "[9000]");
+  EXPECT_EQ(info.flags[1].help, "To listen on (1 to 65535)");
+  EXPECT_EQ(info.flags[2].value, "[on]");
+  EXPECT_EQ(info.flags[2].help, "on or off");
+  EXPECT_EQ(info.flags[3].help, "Of prompts (a, random)");
+  EXPECT_EQ(info.flags[4].value, "HOST:PORT");
+  EXPECT_THROW(app.parse("below --port 0"), CLI::ValidationError);
+}
+
 TEST(CommandTree, HasEveryCommandAndFlagThatIsNotHidden) {
   const std::vector<CommandInfo> commands = Tree();
   ASSERT_EQ(commands.size(), 3u);

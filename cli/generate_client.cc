@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
@@ -22,6 +24,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kMaxMessageBytes = 64 << 20;
+constexpr auto kSoon = std::chrono::seconds(1);
 
 // google.rpc.RetryInfo of a status' details.
 std::optional<int64_t> RetryAfterMs(const grpc::Status& status) {
@@ -110,6 +113,12 @@ absl::Status RunRequests(const ClientOptions& options, const std::vector<v1::Gen
       arguments);
   const auto deadline = std::chrono::system_clock::now() +
                         std::chrono::milliseconds(static_cast<int64_t>(options.connect_timeout_s * 1000));
+  // Who waits without a word is thought dead.
+  const auto soon = std::chrono::system_clock::now() + kSoon;
+  if (soon < deadline && !channel->WaitForConnected(soon)) {
+    std::fprintf(stderr, "nobody answers at %s yet; trying for %.0f s\n", options.address.c_str(),
+                 options.connect_timeout_s);
+  }
   if (!channel->WaitForConnected(deadline)) {
     return absl::UnavailableError(absl::StrCat("no router answers at ", options.address, " within ",
                                                options.connect_timeout_s,
@@ -151,6 +160,14 @@ absl::Status RunRequests(const ClientOptions& options, const std::vector<v1::Gen
   worker();
   for (std::thread& thread : threads) thread.join();
   return first_error;
+}
+
+std::string ConnectionError(const std::string& message) {
+  constexpr char kAll[] = "failed to connect to all addresses; last error: ",
+                 kRemote[] = "Failed to connect to remote host: ";
+  if (!absl::StartsWith(message, kAll)) return message;
+  const size_t remote = message.find(kRemote);
+  return remote == std::string::npos ? message.substr(sizeof(kAll) - 1) : message.substr(remote + sizeof(kRemote) - 1);
 }
 
 std::string DescribeFinished(const v1::Finished& finished) {

@@ -51,6 +51,9 @@ std::string ChoiceJson(int request_index, int choice_index, const RequestOutcome
 // A request that failed, as a line of JSON: request_index, error{code, message, retry_after_ms if it is known}.
 std::string ErrorJson(int request_index, const RequestOutcome& outcome);
 
+// What gRPC says of a connection without what it repeats: "Connection refused".
+std::string ConnectionError(const std::string& message);
+
 // What a choice took, as a sentence for people.
 std::string DescribeFinished(const v1::Finished& finished);
 

@@ -7,6 +7,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/status_macros.h"
 #include "cli/child_cluster.h"
 #include "cli/client_tls.h"
@@ -29,7 +30,10 @@ struct GenerateFlags {
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;
   int logprobs = 0;
-  bool ignore_eos = false, json = false, stats = false;
+  bool ignore_eos = false, json = false, stats = false, special_tokens = false;
+  std::vector<std::string> logit_bias;
+  std::string acceptance = "coupled";
+  int priority = 0;
   std::string draft = "on", lookahead = "auto";
   int concurrency = 1;
 };
@@ -88,6 +92,22 @@ absl::StatusOr<v1::GenerateRequest> Defaults(const CLI::App& command, const Gene
     }
     request.set_lookahead(lookahead);
   }
+  for (const std::string& pair : flags.logit_bias) {
+    const std::vector<std::string> parts = absl::StrSplit(pair, '=');
+    int32_t id = 0;
+    float bias = 0;
+    if (parts.size() != 2 || !absl::SimpleAtoi(parts[0], &id) || id < 0 || !absl::SimpleAtof(parts[1], &bias)) {
+      return absl::InvalidArgumentError(absl::StrCat("--logit-bias '", pair, "' is not ID=BIAS, such as 42=-100"));
+    }
+    v1::LogitBias* const entry = request.add_logit_bias();
+    entry->set_token_id(id);
+    entry->set_bias(bias);
+  }
+  if (given("--acceptance")) {
+    request.set_acceptance(flags.acceptance == "coupled" ? v1::ACCEPTANCE_COUPLED : v1::ACCEPTANCE_REJECTION);
+  }
+  if (given("--priority")) request.set_priority(flags.priority);
+  if (flags.special_tokens) request.set_skip_special_tokens(false);
   return request;
 }
 
@@ -167,10 +187,8 @@ void AddGenerateCommand(CLI::App& app, int& exit_code) {
   flags->cluster.grpc_port = 0;
   flags->cluster.metrics_port = 0;
   flags->cluster.http_port = 0;
-  command->add_option("--address", flags->address, "Router to ask")->type_name("HOST:PORT");
-  AddTlsFlags(*command, flags->tls);
-  command->add_option("--model", flags->cluster.model, "Start a cluster of this model for the call")->type_name("FILE");
-  AddClusterFlags(*command, flags->cluster);
+  const auto group = [&](const char* name) { command->option_defaults()->group(name); };
+  group("Prompt");
   command->add_option("--prompt", flags->prompt, "Text to continue")->type_name("TEXT");
   command->add_option("--chat", flags->chat, "A user's message, put into the model's chat template")->type_name("TEXT");
   command->add_option("--prompt-ids", flags->prompt_ids, "Token ids to continue")->type_name("1,2,3");
@@ -178,6 +196,10 @@ void AddGenerateCommand(CLI::App& app, int& exit_code) {
       ->add_option("--input", flags->input,
                    "JSONL, a request a line with the fields of GenerateRequest; - is standard input")
       ->type_name("FILE");
+  group("Router");
+  command->add_option("--address", flags->address, "Router to ask")->type_name("HOST:PORT");
+  AddTlsFlags(*command, flags->tls);
+  group("Sampling");
   command->add_option("--max-tokens", flags->max_tokens, "Output tokens at most")->type_name("N");
   command->add_option("--min-tokens", flags->min_tokens, "Output tokens before the model may end")->type_name("N");
   command->add_option("--temperature", flags->temperature, "0 is greedy")->type_name("[the model's, or 1]");
@@ -199,14 +221,31 @@ void AddGenerateCommand(CLI::App& app, int& exit_code) {
       ->delimiter(',')
       ->type_name("1,2");
   command->add_option("--n", flags->n, "Choices")->type_name("[1]");
-  command->add_option("--logprobs", flags->logprobs, "With --json: logprobs of the chosen and the best N tokens")
-      ->type_name("N");
   command->add_flag("--ignore-eos", flags->ignore_eos, "Go on after the end token");
+  command->add_option("--logit-bias", flags->logit_bias, "Added to the logits of these tokens, from -100 to 100")
+      ->type_name("ID=BIAS,...")
+      ->delimiter(',');
+  group("Speculation");
   command->add_option("--draft", flags->draft, "on or off: speculation for these requests")->type_name("[on]");
   command->add_option("--lookahead", flags->lookahead, "Draft tokens a round: auto or 0..32")->type_name("[auto]");
+  command
+      ->add_option("--acceptance", flags->acceptance,
+                   "coupled: ids do not depend on drafts; rejection: exact in distribution")
+      ->type_name("[coupled]")
+      ->check(CLI::IsMember({"coupled", "rejection"}));
+  group("Requests and output");
   command->add_option("--concurrency", flags->concurrency, "Requests at once")->type_name("[1]");
+  command->add_option("--priority", flags->priority, "Before requests of a lower one")
+      ->type_name("[0]")
+      ->check(CLI::Range(-16, 16));
   command->add_flag("--json", flags->json, "One line of JSON a choice, in order");
   command->add_flag("--stats", flags->stats, "Say on standard error what it took");
+  command->add_option("--logprobs", flags->logprobs, "With --json: logprobs of the chosen and the best N tokens")
+      ->type_name("N");
+  command->add_flag("--special-tokens", flags->special_tokens, "Show special tokens in the text");
+  group("A cluster for this call");
+  command->add_option("--model", flags->cluster.model, "Start a cluster of this model for the call")->type_name("FILE");
+  AddClusterFlags(*command, flags->cluster);
   command->footer(
       "Examples:\n"
       "  outrider generate --address 127.0.0.1:9000 --chat 'Why is the sky blue?' --stats\n"

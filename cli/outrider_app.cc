@@ -2,6 +2,7 @@
 
 #include "cli/bench_command.h"
 #include "cli/chat_command.h"
+#include "cli/command_tree.h"
 #include "cli/completion_command.h"
 #include "cli/config_command.h"
 #include "cli/doctor_command.h"
@@ -38,6 +39,7 @@ std::unique_ptr<CLI::App> MakeOutriderApp(int& exit_code) {
   AddVersionCommand(*app);
   AddCompletionCommands(*app, exit_code);
   AddProcessCommands(*app, exit_code);
+  MoveLimitsToHelp(*app);
   return app;
 }
 

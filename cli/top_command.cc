@@ -81,21 +81,23 @@ std::string Title(const std::vector<std::string>& addresses, const std::string& 
 // The terminal without line editing and on its second screen, until destroyed.
 class Screen {
  public:
-  Screen() {
+  Screen() { Enter(); }
+  ~Screen() { Leave(); }
+  Screen(const Screen&) = delete;
+  Screen& operator=(const Screen&) = delete;
+
+  void Enter() {
     ::tcgetattr(STDIN_FILENO, &before_);
     termios raw = before_;
     raw.c_lflag &= ~static_cast<tcflag_t>(ICANON | ECHO);
     ::tcsetattr(STDIN_FILENO, TCSANOW, &raw);
     std::printf("\x1b[?1049h\x1b[?25l");
   }
-  ~Screen() {
+  void Leave() {
     std::printf("\x1b[?25h\x1b[?1049l");
     std::fflush(stdout);
     ::tcsetattr(STDIN_FILENO, TCSANOW, &before_);
   }
-  Screen(const Screen&) = delete;
-  Screen& operator=(const Screen&) = delete;
-
   static void Show(const std::string& text) {
     std::string out = "\x1b[H";
     for (const char c : text) out += c == '\n' ? std::string("\x1b[K\n") : std::string(1, c);
@@ -110,12 +112,12 @@ class Screen {
 absl::Status ShowLive(const std::vector<std::string>& addresses, double interval_s) {
   sigset_t signals;
   ::sigemptyset(&signals);
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGWINCH}) ::sigaddset(&signals, signal);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGTSTP}) ::sigaddset(&signals, signal);
   ::sigprocmask(SIG_BLOCK, &signals, nullptr);
   const int signal_fd = ::signalfd(-1, &signals, SFD_CLOEXEC);
   ASSIGN_OR_RETURN(Look before, TakeLook(addresses));
   const bool colour = UseColour(STDOUT_FILENO);
-  const Screen screen;
+  Screen screen;
   ClusterView view = ViewCluster(before.page, before.page, 1);
   std::string note;
   TimePoint next = std::chrono::steady_clock::now();
@@ -133,7 +135,13 @@ absl::Status ShowLive(const std::vector<std::string>& addresses, double interval
       }
       signalfd_siginfo info{};
       if (fds[1].revents != 0 && ::read(signal_fd, &info, sizeof(info)) == sizeof(info)) {
-        if (info.ssi_signo != SIGWINCH) return absl::OkStatus();
+        if (info.ssi_signo == SIGTSTP) {
+          screen.Leave();
+          ::raise(SIGSTOP);
+          screen.Enter();
+        } else if (info.ssi_signo != SIGWINCH) {
+          return absl::OkStatus();
+        }
         break;  // drawn anew at once, figures as they are
       }
     }

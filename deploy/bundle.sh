@@ -6,8 +6,10 @@
 #   deploy/bundle.sh FOLDER --config=cuda   the same with what else bazel is to be told
 #   deploy/bundle.sh FOLDER --binary FILE   packs a program that was built before
 #
+# FOLDER/share has the man pages and the completion scripts of that very program.
 # Not packed: the C library and its loader, whose newer versions serve older programs; CUDA's driver and libraries,
-# which belong to the host (CUDA's runtime is linked in). FOLDER may be there; what it holds in bin and lib is replaced.
+# which belong to the host (CUDA's runtime is linked in). FOLDER may be there; what it holds in bin, lib,
+# share/man and share/completions is replaced.
 # BAZEL names another bazel.
 set -euo pipefail
 
@@ -42,6 +44,18 @@ awk '$2 == "=>" && $3 ~ /^\// {print $1, $3}' <<< "$links" | while read -r name 
   if grep -qE "$of_the_host" <<< "$name"; then continue; fi
   install -m 644 "$(readlink -f "$path")" "$folder/lib/$name"
 done
+
+# MANPATH=FOLDER/share/man man outrider
+rm -rf "$folder/share/man" "$folder/share/completions"
+if "$folder/bin/outrider" --version > /dev/null 2>&1; then
+  "$folder/bin/outrider" man --output-dir "$folder/share/man/man1"
+  mkdir -p "$folder/share/completions"
+  for shell in bash zsh fish; do
+    "$folder/bin/outrider" completion "$shell" > "$folder/share/completions/outrider.$shell"
+  done
+else
+  printf 'bundle: no man pages: the program does not run on this host\n' >&2
+fi
 
 # It finds all of them without being told, wherever the folder is.
 outside=$(env -i ldd "$folder/bin/outrider" | awk '$2 == "=>" {print $1, $3}' | grep -vE "$of_the_host" |

@@ -11,6 +11,11 @@ model=$(readlink -f deploy/models/smollm2-135m-draft-16m-q8_0.gguf)
 env -i "$moved/bin/outrider" --version | grep -q outrider || fail "the moved bundle does not run"
 env -i "$moved/bin/outrider" inspect "$model" | grep -q GGUF || fail "the moved bundle can not inspect a model"
 
+for page in outrider outrider-serve outrider-bench-serve; do
+  grep -q '^\.TH' "$moved/share/man/man1/$page.1" || fail "the bundle has no man page of $page"
+done
+bash -n "$moved/share/completions/outrider.bash" || fail "the completion script is none"
+
 # A library that is gone is missed: none is taken from the system behind the test's back.
 mv "$moved/lib/libyaml-cpp.so"* "$TEST_TMPDIR/"
 if env -i ldd "$moved/bin/outrider" | grep libyaml-cpp | grep -qF "$moved"; then fail "the library is still there"; fi
