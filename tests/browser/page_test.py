@@ -8,6 +8,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 import threading
 import urllib.request
 
@@ -23,10 +24,10 @@ with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "audit.js"), 
 
 
 @contextlib.contextmanager
-def cluster():
+def cluster(*more):
     """(process, URL) of a running cluster."""
     command = ["./outrider", "serve", MODEL, "--draft-model", MODEL, "-t", "1", "--threads", "1", "--grpc-port", "0",
-               "--metrics-port", "0", "--http-port", "0", "--max-model-len", "512"]
+               "--metrics-port", "0", "--http-port", "0", "--max-model-len", "512", *more]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         watch = threading.Timer(BOUND_S, process.kill)
         watch.start()
@@ -294,6 +295,30 @@ def check_a_cluster_that_is_gone(page, process):
     assert not problems, "\n".join(problems)
 
 
+def check_keys(page):
+    """A server that asks for keys: the page says so, and goes on once it has one."""
+    drawn = subprocess.run(["./outrider", "key", "alice", "--json"], stdout=subprocess.PIPE, check=True, text=True)
+    key = json.loads(drawn.stdout)
+    with tempfile.NamedTemporaryFile("w") as keys:
+        keys.write(key["line"] + "\n")
+        keys.flush()
+        with cluster("--api-keys", keys.name) as (_, url):
+            page.open(url + "/")
+            page.wait("document.querySelector('#status-text').textContent === 'API key wanted'", "the page to ask for a key")
+            ask(page, "Hello?")
+            page.wait("document.querySelector('.answer').dataset.state === 'failed'", "a refusal")
+            assert "wants an API key" in page.evaluate("document.querySelector('[role=alert]').textContent")
+            problems = audit(page)
+            assert not problems, "\n".join(problems)
+            page.evaluate("document.querySelector('#settings').open = true; document.querySelector('#api-key').focus()")
+            page.type(key["key"])
+            page.wait("document.querySelector('#status').dataset.state === 'good'", "the map with a key")
+            page.evaluate("document.querySelector('#max-tokens').value = 8; document.querySelector('[role=alert] button').click()")
+            page.wait("document.querySelector('.answer').dataset.state === 'done'", "an answer with a key")
+            assert key["key"] not in json.dumps(page.evaluate("({...localStorage})")), "the key outlives the tab"
+    page.take_problems()  # the refusals
+
+
 def main():
     with cluster() as (process, url), devtools.browser() as page:
         page.url = url + "/"
@@ -315,6 +340,7 @@ def main():
         check_silent(page, "in planted faults")
         check_problems_are_heard(page)
         check_a_cluster_that_is_gone(page, process)
+        check_keys(page)
     print("the page is as it should be")
 
 
