@@ -14,7 +14,7 @@ PACKAGES=(
   bazel-bootstrap bazel-platforms bazel-rules-java bazel-rules-proto bazel-skylib
   g++ protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libgrpc++-dev libabsl-dev
   libboost-dev libhwy-dev libpcre2-dev libutf8proc-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev prometheus-cpp-dev
-  libedit-dev libssl-dev libgtest-dev libgmock-dev libbenchmark-dev python3 python3-yaml ca-certificates
+  libedit-dev libssl-dev libgtest-dev libgmock-dev libbenchmark-dev python3 python3-yaml curl ca-certificates
 )
 
 # And a font: without any the page has no text to measure.

@@ -1,4 +1,5 @@
-"""The examples against a live cluster that asks for keys, and what the stock gRPC packages see of it."""
+"""The examples, and the documents' curl lines, against a live cluster that asks for keys; and what the stock gRPC
+packages see of it."""
 
 import contextlib
 import os
@@ -110,6 +111,23 @@ def check_stock_packages(grpc_address, key):
             assert error.code() == grpc.StatusCode.INVALID_ARGUMENT and "temperature" in error.details(), error
 
 
+def check_documents(http_address, key):
+    """Runs each line of curl that README.md and docs/ show of the API."""
+    names = sorted(name for name in os.listdir(os.path.join(ROOT, "docs")) if name.endswith(".md"))
+    documents = ["README.md"] + [f"docs/{name}" for name in names]
+    lines = []
+    for document in documents:
+        with open(os.path.join(ROOT, document), encoding="utf-8") as file:
+            lines += [(document, line.strip()) for line in file if line.startswith("curl ")]
+    assert len(lines) >= 3, lines
+    for document, line in lines:
+        assert "http://127.0.0.1:8000/" in line, (document, line)
+        command = line.replace("http://127.0.0.1:8000/", f"http://{http_address}/")
+        command += f" --silent --show-error --fail -H 'Authorization: Bearer {key}'"
+        result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=BOUND_S)
+        assert result.returncode == 0 and '"choices"' in result.stdout, (document, line, result)
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         keys = os.path.join(folder, "keys")
@@ -117,9 +135,11 @@ def main():
         with cluster("--api-keys", keys) as (grpc_address, http_address):
             check_examples(grpc_address, http_address, key)
             check_stock_packages(grpc_address, key)
-            health = subprocess.run(["./outrider", "generate", "--address", grpc_address, "--prompt", "x", "--max-tokens", "2"],
-                                    env={**os.environ, "OUTRIDER_API_KEY": key}, capture_output=True, text=True, check=False)
-            assert health.returncode == 0, health.stderr
+            check_documents(http_address, key)
+            command = ["./outrider", "generate", "--address", grpc_address, "--prompt", "x", "--max-tokens", "2"]
+            generated = subprocess.run(command, env={**os.environ, "OUTRIDER_API_KEY": key}, capture_output=True,
+                                       text=True, check=False)
+            assert generated.returncode == 0, generated.stderr
 
 
 if __name__ == "__main__":
