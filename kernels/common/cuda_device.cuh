@@ -54,6 +54,11 @@ __device__ __forceinline__ void LoadMatrices2(uint32_t address, uint32_t& m0, ui
 __device__ __forceinline__ void LoadMatrices2Transposed(uint32_t address, uint32_t& m0, uint32_t& m1) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];" : "=r"(m0), "=r"(m1) : "r"(address));
 }
+__device__ __forceinline__ void LoadMatrices4Transposed(uint32_t address, uint32_t (&m)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+               : "r"(address));
+}
 
 // ---- barriers in shared memory (mbarrier)
 
@@ -94,6 +99,16 @@ __device__ __forceinline__ void CopyTile(uint32_t to, const void* tensor_map, in
       "l"(tensor_map), "r"(column), "r"(row), "r"(barrier)
       : "memory");
 }
+// The same into this block's shared memory and that of the other blocks of `mask` of its cluster, at equal places; each
+// block's own barrier, at an equal place too, counts the bytes that come to it.
+__device__ __forceinline__ void CopyTileToCluster(uint32_t to, const void* tensor_map, int column, int row,
+                                                  uint32_t barrier, uint16_t mask) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+      "l"(tensor_map), "r"(column), "r"(row), "r"(barrier), "h"(mask)
+      : "memory");
+}
 // 16 bytes, or zeros if !valid.
 __device__ __forceinline__ void Copy16(uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
@@ -123,9 +138,18 @@ __device__ __forceinline__ float4 LoadRemote(uint32_t address) {
 __device__ __forceinline__ void StoreRemote(uint32_t address, uint64_t value) {
   asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(address), "l"(value) : "memory");
 }
+__device__ __forceinline__ void StoreRemote(uint32_t address, const float4& v) {
+  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(v.x), "f"(v.y), "f"(v.z),
+               "f"(v.w)
+               : "memory");
+}
 // At a barrier of any block of the cluster; what this thread saw written is visible to who waits there.
 __device__ __forceinline__ void ArriveRemote(uint32_t remote_barrier) {
   asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier) : "memory");
+}
+// The same without what this thread saw: for places that were read and may be written.
+__device__ __forceinline__ void ArriveRemoteRead(uint32_t remote_barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier) : "memory");
 }
 __device__ __forceinline__ void WaitBarrierCluster(uint32_t barrier, uint32_t parity) {
   asm volatile(
@@ -142,6 +166,29 @@ __device__ __forceinline__ void SyncCluster() {
 // A barrier of some of a block's warps.
 __device__ __forceinline__ void SyncNamed(int id, int num_threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+}
+
+// What barrier `id` still lacks of num_threads, without waiting.
+__device__ __forceinline__ void ArriveNamed(int id, int num_threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+}
+// Ordinary writes to shared memory come before what the tensor cores and the copy engine read after the next barrier.
+__device__ __forceinline__ void FenceSharedForCopies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// ---- products of warpgroups (wgmma) are asynchronous: fence, multiply, commit, wait
+
+__device__ __forceinline__ void FenceMultiply() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void CommitMultiply() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int kPending>
+__device__ __forceinline__ void WaitMultiply() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// Keeps the compiler from moving uses of accumulators across a wait.
+template <int kCount>
+__device__ __forceinline__ void PinAccumulators(float (&c)[kCount]) {
+#pragma unroll
+  for (int e = 0; e < kCount; ++e) asm volatile("" : "+f"(c[e])::"memory");
 }
 
 // ---- arithmetic with one result whatever the kernel around it

@@ -41,14 +41,13 @@ KernelError PackDeviceMatrix(const PackDeviceMatrixArgs& args, Stream stream) {
 namespace device {
 namespace {
 
-// Measured on an H200 with the shapes of an 8B model (kernels/README.md): tiles of 128 features by 128 rows win once
-// about half of the multiprocessors have one.
+// Measured on an H200 with the shapes of an 8B model (kernels/README.md): with six row tiles for every multiprocessor
+// runs of them win from 9 rows on.
 DeviceMatMulKernel BestKernel(const MatMulView& view) {
-  constexpr int64_t kTilesMin = 72;
-  if (view.num_rows <= kStreamedRowsMax) return DeviceMatMulKernel::kStreaming;
-  if (view.num_rows <= 64) return DeviceMatMulKernel::kClustered;
-  const int64_t num_tiles = (int64_t{view.num_row_tiles} + 7) / 8 * ((view.num_rows + 127) / 128);
-  return num_tiles < kTilesMin ? DeviceMatMulKernel::kClustered : DeviceMatMulKernel::kTiled;
+  constexpr int kRunTilesMin = 6 * 132;
+  if (view.num_rows <= 8) return DeviceMatMulKernel::kStreaming;
+  if (view.num_rows > 64 || view.num_row_tiles >= kRunTilesMin) return DeviceMatMulKernel::kTiled;
+  return view.num_rows <= kStreamedRowsMax ? DeviceMatMulKernel::kStreaming : DeviceMatMulKernel::kClustered;
 }
 
 }  // namespace
@@ -58,7 +57,8 @@ KernelError DeviceMatMul(const DeviceMatMulArgs& args, Stream stream) {
   return DeviceMatMulWith(DeviceMatMulKernel::kAuto, args, stream);
 }
 
-KernelError DeviceMatMulWith(DeviceMatMulKernel kernel, const DeviceMatMulArgs& args, Stream stream) {
+KernelError DeviceMatMulWith(DeviceMatMulKernel kernel, const DeviceMatMulArgs& args, Stream stream,
+                             DeviceTiling tiling) {
   const bool gated = args.epilogue == DeviceEpilogue::kSiluMul;
   const int64_t out_columns = gated ? args.w.out_features / 2 : args.w.out_features;
   if (args.num_rows < 0 || args.w.out_features < 1 || args.w.in_features < 1 || args.x_stride % 8 != 0 ||
@@ -80,7 +80,7 @@ KernelError DeviceMatMulWith(DeviceMatMulKernel kernel, const DeviceMatMulArgs& 
                           .num_k_tiles = static_cast<int>(args.w.padded_in_features() / 16)};
   if (kernel == DeviceMatMulKernel::kAuto) kernel = device::BestKernel(view);
   if (kernel == DeviceMatMulKernel::kClustered) return device::LaunchClusterMatMul(view, args.epilogue, stream);
-  if (kernel == DeviceMatMulKernel::kTiled) return device::LaunchTiledMatMul(view, args.epilogue, stream);
+  if (kernel == DeviceMatMulKernel::kTiled) return device::LaunchTiledMatMul(view, args.epilogue, tiling, stream);
   // Any number of rows, kStreamedRowsMax at a time.
   const int64_t out_bytes = args.epilogue == DeviceEpilogue::kStoreBf16 || gated ? sizeof(uint16_t) : sizeof(float);
   for (int first = 0; first < args.num_rows; first += kStreamedRowsMax) {

@@ -7,7 +7,7 @@
 // kernels follow it, with mma.sync or wgmma, which were measured to give the same bits:
 //   streaming  each of 8 warps of a block takes a segment of one of two row tiles while the weights stream by
 //   clustered  each of 4 blocks of a thread block cluster takes a segment, then they exchange their sums
-//   tiled      a block walks the segments one after the other
+//   tiled      a block walks the segments one after the other, or the two blocks of a cluster take two each
 // So the bits of an output depend on its own row of x and its own weights: not on the number of rows, their index,
 // their neighbours or the kernel.
 //
@@ -24,7 +24,8 @@
 
 namespace outrider::kernels {
 
-// Rows up to this stream; above, the clustered kernel serves matrices of too few features to fill the GPU with tiles.
+// Rows up to this stream; above, up to 64, the clustered kernel serves matrices of too few features to give every block
+// a tile.
 inline constexpr int kStreamedRowsMax = 16;
 
 // Weights in the memory of a GPU, bf16, in tiles of 16 output features by 16 input features, tiles of the same output
@@ -76,8 +77,11 @@ struct DeviceMatMulArgs {
 // kInvalidShape: strides or counts not as stated; kNullPointer; a negative value is minus the CUDA runtime's error.
 KernelError DeviceMatMul(const DeviceMatMulArgs& args, Stream stream);
 
-// Which kernel computes; for tests and benches. kAuto is what DeviceMatMul does.
+// Which kernel computes, and how the tiled one cuts its outputs (device_gemm_tiled.cu); for tests and benches. kAuto is
+// what DeviceMatMul does. kInvalidShape as well: kRuns with more rows than it says.
 enum class DeviceMatMulKernel : uint8_t { kAuto, kStreaming, kClustered, kTiled };
-KernelError DeviceMatMulWith(DeviceMatMulKernel kernel, const DeviceMatMulArgs& args, Stream stream);
+enum class DeviceTiling : uint8_t { kAuto, kRuns32, kRuns64, kHalves64, kHalves128, kPairs128, kPairs176, kPairs192 };
+KernelError DeviceMatMulWith(DeviceMatMulKernel kernel, const DeviceMatMulArgs& args, Stream stream,
+                             DeviceTiling tiling = DeviceTiling::kAuto);
 
 }  // namespace outrider::kernels

@@ -51,51 +51,6 @@ struct Work {
   __device__ int tile(int pass) const { return first_tile + (end_tile - first_tile) / unit * pass / num_passes * unit; }
 };
 
-// Four neighbouring outputs of a row, their sums complete. Lanes of a warp hold 128 features side by side.
-__device__ __forceinline__ void StoreFour(const MatMulView& view, DeviceEpilogue epilogue, int row, int feature,
-                                          bool active, float4 sum) {
-  if (epilogue == DeviceEpilogue::kSiluMul) {
-    // 16 features of gate (four lanes), then the same of up.
-    const float4 up = {__shfl_down_sync(kFullWarp, sum.x, 4), __shfl_down_sync(kFullWarp, sum.y, 4),
-                       __shfl_down_sync(kFullWarp, sum.z, 4), __shfl_down_sync(kFullWarp, sum.w, 4)};
-    if (!active || feature / 16 % 2 == 1) return;
-    const int64_t index = static_cast<int64_t>(row) * view.out_stride + feature / 32 * 16 + feature % 16;
-    *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(view.out) + index) =
-        make_uint2(PackBf16(Silu(sum.x) * up.x, Silu(sum.y) * up.y), PackBf16(Silu(sum.z) * up.z, Silu(sum.w) * up.w));
-    return;
-  }
-  if (!active) return;
-  float sums[4] = {sum.x, sum.y, sum.z, sum.w};
-  const int count = min(4, view.num_features - feature);
-  if (view.bias != nullptr) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (i < count) sums[i] += view.bias[feature + i];
-    }
-  }
-  const int64_t index = static_cast<int64_t>(row) * view.out_stride + feature;
-  if (epilogue == DeviceEpilogue::kStoreBf16) {
-    __nv_bfloat16* const to = static_cast<__nv_bfloat16*>(view.out) + index;
-    if (count == 4) {
-      *reinterpret_cast<uint2*>(to) = make_uint2(PackBf16(sums[0], sums[1]), PackBf16(sums[2], sums[3]));
-    } else {
-      for (int i = 0; i < count; ++i) to[i] = __float2bfloat16_rn(sums[i]);
-    }
-    return;
-  }
-  float* const to = static_cast<float*>(view.out) + index;
-  if (count == 4) {
-    float4 v = make_float4(sums[0], sums[1], sums[2], sums[3]);
-    if (epilogue == DeviceEpilogue::kAddF32) {
-      const float4 old = *reinterpret_cast<const float4*>(to);
-      v = make_float4(old.x + v.x, old.y + v.y, old.z + v.z, old.w + v.w);
-    }
-    *reinterpret_cast<float4*>(to) = v;
-  } else {
-    for (int i = 0; i < count; ++i) to[i] = epilogue == DeviceEpilogue::kAddF32 ? to[i] + sums[i] : sums[i];
-  }
-}
-
 template <int kRows, int kGroups>
 __global__ void __launch_bounds__(kThreads, 1)
     ClusterMatMul(const MatMulView view, const DeviceEpilogue epilogue, const int unit,
@@ -305,7 +260,9 @@ __global__ void __launch_bounds__(kThreads, 1)
             for (int s = 1; s < kNumSegments; ++s) {
               sum = make_float4(sum.x + sums[s].x, sum.y + sums[s].y, sum.z + sums[s].z, sum.w + sums[s].w);
             }
-            StoreFour(view, epilogue, first_row + part * kPartRows + row, group_feature, active, sum);
+            const int out_row = first_row + part * kPartRows + row;
+            StoreFour(view, epilogue, out_row, group_feature, active, sum,
+                      OldFour(view, epilogue, out_row, group_feature));
           }
           SyncNamed(1, kMultiplyThreads);
           if (threadIdx.x < kCluster) ArriveRemote(RemoteAddress(read, threadIdx.x));

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <ostream>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -18,8 +19,28 @@ using testing::RandomTensor;
 using testing::RoundedToBf16;
 using testing::ToBf16;
 
-constexpr DeviceMatMulKernel kAll[] = {DeviceMatMulKernel::kStreaming, DeviceMatMulKernel::kClustered,
-                                       DeviceMatMulKernel::kTiled};
+struct Way {
+  DeviceMatMulKernel kernel;
+  DeviceTiling tiling = DeviceTiling::kAuto;
+  int rows_max = 1 << 20;
+};
+std::ostream& operator<<(std::ostream& out, const Way& way) {
+  return out << "kernel " << static_cast<int>(way.kernel) << " tiling " << static_cast<int>(way.tiling);
+}
+constexpr Way kAll[] = {{DeviceMatMulKernel::kStreaming},
+                        {DeviceMatMulKernel::kClustered},
+                        {DeviceMatMulKernel::kTiled, DeviceTiling::kRuns32, 32},
+                        {DeviceMatMulKernel::kTiled, DeviceTiling::kRuns64, 64},
+                        {DeviceMatMulKernel::kTiled, DeviceTiling::kHalves64},
+                        {DeviceMatMulKernel::kTiled, DeviceTiling::kHalves128},
+                        {DeviceMatMulKernel::kTiled, DeviceTiling::kPairs128},
+                        {DeviceMatMulKernel::kTiled, DeviceTiling::kPairs176},
+                        {DeviceMatMulKernel::kTiled, DeviceTiling::kPairs192},
+                        {DeviceMatMulKernel::kAuto}};
+
+KernelError Multiply(const Way& way, const DeviceMatMulArgs& args) {
+  return DeviceMatMulWith(way.kernel, args, nullptr, way.tiling);
+}
 
 int64_t PaddedColumns(int64_t columns) { return (columns + 63) / 64 * 64; }
 
@@ -118,9 +139,10 @@ TEST(DeviceMatMul, AgreesWithTheExactProductInEveryKernel) {
     std::vector<double> sums, bounds;
     Reference(w, x, shape.rows, &sums, &bounds);
     const int64_t stride = (shape.features + 7) / 8 * 8 + 8;
-    for (const DeviceMatMulKernel kernel : kAll) {
-      SCOPED_TRACE(::testing::Message() << shape.rows << " x " << shape.features << " x " << shape.columns << " kernel "
-                                        << static_cast<int>(kernel));
+    for (const Way& way : kAll) {
+      if (shape.rows > way.rows_max) continue;
+      SCOPED_TRACE(::testing::Message() << shape.rows << " x " << shape.features << " x " << shape.columns << ", "
+                                        << way);
       const auto check = [&](const std::vector<float>& out, int64_t out_stride, double output_roundoff,
                              const std::vector<float>& before) {
         std::vector<float> actual, expected;
@@ -147,13 +169,13 @@ TEST(DeviceMatMul, AgreesWithTheExactProductInEveryKernel) {
       DeviceBuffer<uint16_t> bf16_out(shape.rows * stride);
       args.out = bf16_out.data();
       args.epilogue = DeviceEpilogue::kStoreBf16;
-      ASSERT_EQ(DeviceMatMulWith(kernel, args, nullptr), KernelError::kOk);
+      ASSERT_EQ(Multiply(way, args), KernelError::kOk);
       check(testing::FromBf16(bf16_out.Download()), stride, testing::kBf16Roundoff, {});
 
       DeviceBuffer<float> f32_out(shape.rows * stride);
       args.out = f32_out.data();
       args.epilogue = DeviceEpilogue::kStoreF32;
-      ASSERT_EQ(DeviceMatMulWith(kernel, args, nullptr), KernelError::kOk);
+      ASSERT_EQ(Multiply(way, args), KernelError::kOk);
       const std::vector<float> stored = f32_out.Download();
       check(stored, stride, 0, {});
       // What lies between rows is not touched.
@@ -165,7 +187,7 @@ TEST(DeviceMatMul, AgreesWithTheExactProductInEveryKernel) {
       DeviceBuffer<float> residual(before);
       args.out = residual.data();
       args.epilogue = DeviceEpilogue::kAddF32;
-      ASSERT_EQ(DeviceMatMulWith(kernel, args, nullptr), KernelError::kOk);
+      ASSERT_EQ(Multiply(way, args), KernelError::kOk);
       check(residual.Download(), stride, 0, before);
     }
   }
@@ -178,17 +200,17 @@ TEST(DeviceMatMul, GatesOneHalfByTheOther) {
   const Rows x(kRows, kColumns, seed + 1);
   std::vector<double> sums, bounds;
   Reference(w, x, kRows, &sums, &bounds);
-  for (const DeviceMatMulKernel kernel : kAll) {
+  for (const Way& way : kAll) {
+    if (kRows > way.rows_max) continue;
+    SCOPED_TRACE(::testing::Message() << way);
     DeviceBuffer<uint16_t> out(kRows * kHalf);
-    ASSERT_EQ(DeviceMatMulWith(kernel,
-                               {.w = w.matrix,
-                                .x = x.memory.data(),
-                                .x_stride = x.stride,
-                                .num_rows = kRows,
-                                .out = out.data(),
-                                .out_stride = kHalf,
-                                .epilogue = DeviceEpilogue::kSiluMul},
-                               nullptr),
+    ASSERT_EQ(Multiply(way, {.w = w.matrix,
+                             .x = x.memory.data(),
+                             .x_stride = x.stride,
+                             .num_rows = kRows,
+                             .out = out.data(),
+                             .out_stride = kHalf,
+                             .epilogue = DeviceEpilogue::kSiluMul}),
               KernelError::kOk);
     const std::vector<float> actual = testing::FromBf16(out.Download());
     std::vector<float> expected;
@@ -216,37 +238,35 @@ TEST(DeviceMatMul, BitsOfARowDoNotDependOnRowsNeighboursOrKernel) {
   struct Shape {
     int features, columns;
   };
-  for (const Shape shape : {Shape{960, 576}, {576, 1536}, {6144, 4096}, {1024, 14336}, {80, 32}}) {
+  for (const Shape shape : {Shape{960, 576}, {576, 1536}, {6144, 4096}, {1024, 14336}, {80, 32}, {34000, 192}}) {
     SCOPED_TRACE(::testing::Message() << shape.features << " x " << shape.columns);
     constexpr int kRows = 2048;
     const Weights w(shape.features, shape.columns, seed);
     const Rows x(kRows, shape.columns, seed + 1);
     const int64_t stride = shape.features;
-    const auto run = [&](DeviceMatMulKernel kernel, int first, int rows) {
+    const auto run = [&](const Way& way, int first, int rows) {
       DeviceBuffer<float> out(rows * stride);
-      EXPECT_EQ(DeviceMatMulWith(kernel,
-                                 {.w = w.matrix,
-                                  .x = x.memory.data() + first * x.stride,
-                                  .x_stride = x.stride,
-                                  .num_rows = rows,
-                                  .out = out.data(),
-                                  .out_stride = stride,
-                                  .epilogue = DeviceEpilogue::kStoreF32},
-                                 nullptr),
+      EXPECT_EQ(Multiply(way, {.w = w.matrix,
+                               .x = x.memory.data() + first * x.stride,
+                               .x_stride = x.stride,
+                               .num_rows = rows,
+                               .out = out.data(),
+                               .out_stride = stride,
+                               .epilogue = DeviceEpilogue::kStoreF32}),
                 KernelError::kOk);
       return out.Download();
     };
-    const std::vector<float> all = run(DeviceMatMulKernel::kTiled, 0, kRows);
-    for (const DeviceMatMulKernel kernel : kAll) {
-      for (const int rows : {1, 2, 5, 8, 13, 16, 32, 64, 65, 128, 256, kRows}) {
+    const std::vector<float> all = run({DeviceMatMulKernel::kTiled}, 0, kRows);
+    for (const Way& way : kAll) {
+      for (const int rows : {1, 2, 5, 8, 13, 16, 32, 64, 65, 128, 200, 256, kRows}) {
+        if (rows > way.rows_max) continue;
         // The last rows, so that their index differs too.
-        const std::vector<float> some = run(kernel, kRows - rows, rows);
+        const std::vector<float> some = run(way, kRows - rows, rows);
         int64_t different = 0;
         for (size_t i = 0; i < some.size(); ++i) {
           different += std::memcmp(&some[i], &all[all.size() - some.size() + i], sizeof(float)) != 0;
         }
-        EXPECT_EQ(different, 0) << "of " << some.size() << " outputs, " << rows << " rows, kernel "
-                                << static_cast<int>(kernel);
+        EXPECT_EQ(different, 0) << "of " << some.size() << " outputs, " << rows << " rows, " << way;
       }
     }
   }
@@ -259,18 +279,17 @@ TEST(DeviceMatMul, ARowThatIsNotFiniteLeavesItsNeighboursAlone) {
   std::vector<uint16_t> bits = x.memory.Download();
   for (int k = 0; k < kColumns; ++k) bits[3 * x.stride + k] = 0x7FC0;
   const DeviceBuffer<uint16_t> with_nan(bits);
-  for (const DeviceMatMulKernel kernel : kAll) {
+  for (const Way& way : kAll) {
+    if (kRows > way.rows_max) continue;
     const auto run = [&](const uint16_t* rows) {
       DeviceBuffer<float> out(kRows * kFeatures);
-      EXPECT_EQ(DeviceMatMulWith(kernel,
-                                 {.w = w.matrix,
-                                  .x = rows,
-                                  .x_stride = x.stride,
-                                  .num_rows = kRows,
-                                  .out = out.data(),
-                                  .out_stride = kFeatures,
-                                  .epilogue = DeviceEpilogue::kStoreF32},
-                                 nullptr),
+      EXPECT_EQ(Multiply(way, {.w = w.matrix,
+                               .x = rows,
+                               .x_stride = x.stride,
+                               .num_rows = kRows,
+                               .out = out.data(),
+                               .out_stride = kFeatures,
+                               .epilogue = DeviceEpilogue::kStoreF32}),
                 KernelError::kOk);
       return out.Download();
     };
