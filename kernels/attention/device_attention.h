@@ -10,30 +10,40 @@
 // are computed by one block or by many changes no bit. So a row's bits depend on its q, its position and the cached
 // keys and values alone.
 //
-// Storage [block][kv_head][slot][head_dim] for keys and for values: what a block of the grid reads is contiguous.
+// Storage [block][kv_head][slot][head_dim] for keys and for values: what a block of the grid reads is contiguous, and
+// the 16-byte pieces of a slot's row are swapped about (DeviceKvLayout::place) so that it can be copied into shared
+// memory as it is and read there without two lanes in a bank.
 // Values beyond F16's range are clamped to it when written, so a masked position adds zero to every sum.
+//
+// Kernels read a step's inputs (tiles, block tables, positions, slots), and keys and values of positions before a
+// span's first, before the kernel ahead of them has ended: these must have been written by work that ended before that
+// kernel began.
 //
 // Thread safety: pure; work is queued in the stream.
 #pragma once
 
 #include <cstdint>
-#include <span>
-#include <vector>
 
-#include "kernels/attention/kv_layout.h"  // AttentionSpan, kAttentionRangeSize
+#include "kernels/attention/device_attention_plan.h"
+#include "kernels/attention/kv_layout.h"  // kAttentionRangeSize
 #include "kernels/common/stream.h"
 
 namespace outrider::kernels {
 
 struct DeviceKvLayout {
   int num_blocks = 0;
-  int block_size = 16;  // a power of two up to kAttentionRangeSize
+  int block_size = 16;  // a power of two, 16 to kAttentionRangeSize
   int num_kv_heads = 0;
   int head_dim = 0;  // 16, 32, 64 or 128
 
   // Elements before (block, kv_head, slot).
   constexpr int64_t slot(int64_t block, int kv_head, int slot_index) const {
     return ((block * num_kv_heads + kv_head) * block_size + slot_index) * head_dim;
+  }
+  // Elements from there to element `i` of the slot.
+  constexpr int place(int slot_index, int i) const {
+    const int spread = head_dim < 64 ? head_dim / 8 : 8;
+    return (i / 8 ^ (slot_index / (8 / spread) & (spread - 1))) * 8 + i % 8;
   }
   // Of the keys, or of the values, of a layer.
   constexpr int64_t bytes() const { return slot(num_blocks, 0, 0) * 2; }
@@ -58,39 +68,6 @@ struct DeviceRopeAppendArgs {
   void* v_storage = nullptr;
 };
 KernelError DeviceRopeAppend(const DeviceRopeAppendArgs& args, Stream stream);
-
-// (row, head) pairs of one span that are computed together, for each KV head: pair p is row p / group, head p % group.
-struct DeviceAttentionTile {
-  int32_t first_row = 0;  // of the span
-  int32_t first_position = 0;
-  int32_t first_pair = 0;
-  int32_t num_pairs = 0;
-  int32_t block_table = 0;    // where the span's block table begins in `block_tables`
-  int32_t first_partial = 0;  // number of ranges of the tiles before it
-};
-
-// How the spans of a step are computed. Pure; reuses its memory.
-class DeviceAttentionPlan {
- public:
-  static constexpr int kNarrowPairs = 16;
-  static constexpr int kWidePairs = 64;
-  static constexpr int kWidePairsMin = 256;  // spans of more have wide tiles
-
-  // `block_table_offsets[i]` belongs to spans[i]. `num_partials_max` bounds the ranges that may be computed apart.
-  void Make(std::span<const AttentionSpan> spans, std::span<const int32_t> block_table_offsets, int num_heads,
-            int num_kv_heads, int num_multiprocessors, int64_t num_partials_max);
-
-  // Tiles of up to kNarrowPairs, then tiles of up to kWidePairs.
-  std::span<const DeviceAttentionTile> tiles() const { return tiles_; }
-  int num_narrow() const { return num_narrow_; }
-  // Blocks of the grid a narrow tile and KV head: more than 1 if each range has its own.
-  int num_splits() const { return num_splits_; }
-
- private:
-  std::vector<DeviceAttentionTile> tiles_, wide_;
-  int num_narrow_ = 0;
-  int num_splits_ = 1;
-};
 
 // Bytes of the workspace for plans made with `num_partials_max`: partial sums, then counters.
 int64_t DeviceAttentionWorkspaceBytes(const DeviceKvLayout& layout, int64_t num_partials_max);

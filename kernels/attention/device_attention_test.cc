@@ -64,6 +64,7 @@ struct Cache {
     const DeviceBuffer<uint16_t> device_qkv(ToBf16(qkv));
     const DeviceBuffer<int32_t> device_positions(positions), device_slots(slots);
     const DeviceBuffer<float> no_rotation(1);
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
     ASSERT_EQ(DeviceRopeAppend({.qkv = device_qkv.data(),
                                 .qkv_stride = stride,
                                 .num_rows = num_positions,
@@ -109,7 +110,10 @@ std::vector<uint16_t> Attend(const Cache& cache, const Step& step, const std::ve
   DeviceAttentionPlan plan;
   const std::vector<int32_t> offsets(step.spans.size(), 0);
   plan.Make(step.spans, offsets, cache.heads.num_heads, cache.heads.num_kv_heads, kMultiprocessors, num_partials_max);
-  const DeviceBuffer<DeviceAttentionTile> tiles({plan.tiles().begin(), plan.tiles().end()});
+  // At an address that is a multiple of no more than its fields are.
+  std::vector<int32_t> tile_words(1 + plan.tiles().size() * sizeof(DeviceAttentionTile) / sizeof(int32_t));
+  std::memcpy(tile_words.data() + 1, plan.tiles().data(), plan.tiles().size_bytes());
+  const DeviceBuffer<int32_t> tiles(tile_words);
   const DeviceBuffer<int32_t> table(cache.table);
   const DeviceBuffer<uint16_t> device_q(q);
   DeviceBuffer<uint16_t> out(step.num_rows * stride);
@@ -125,11 +129,12 @@ std::vector<uint16_t> Attend(const Cache& cache, const Step& step, const std::ve
                                  .layout = cache.layout,
                                  .k_storage = cache.k_storage.data(),
                                  .v_storage = cache.v_storage.data(),
-                                 .tiles = tiles.data(),
+                                 .tiles = reinterpret_cast<const DeviceAttentionTile*>(tiles.data() + 1),
                                  .block_tables = table.data(),
                                  .plan = &plan,
                                  .workspace = workspace.data(),
                                  .num_partials_max = kNumPartials};
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);  // inputs are read early
   // Twice: the counters of split tiles must be left as they were found.
   EXPECT_EQ(DeviceAttention(args, nullptr), KernelError::kOk);
   EXPECT_EQ(DeviceAttention(args, nullptr), KernelError::kOk);
@@ -300,6 +305,7 @@ TEST(DeviceRopeAppend, AgreesWithReferenceAndWritesOnlyItsSlots) {
     const DeviceBuffer<int32_t> device_positions(positions), device_slots(slots);
     const DeviceBuffer<float> device_cos_sin(cos_sin);
     const DeviceBuffer<uint16_t> k_storage(layout.bytes() / 2), v_storage(layout.bytes() / 2);
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
     ASSERT_EQ(DeviceRopeAppend({.qkv = device_qkv.data(),
                                 .qkv_stride = kStride,
                                 .num_rows = kRows,
@@ -336,7 +342,7 @@ TEST(DeviceRopeAppend, AgreesWithReferenceAndWritesOnlyItsSlots) {
       if (slots[r] < 0) continue;
       for (int h = 0; h < kKvHeads; ++h) {
         for (int i = 0; i < kHeadDim; ++i) {
-          const int64_t at = layout.slot(slots[r] / 16, h, slots[r] % 16) + i;
+          const int64_t at = layout.slot(slots[r] / 16, h, slots[r] % 16) + layout.place(slots[r] % 16, i);
           written[at] = true;
           expect_near(k[at], expected[r * kStride + (kHeads + h) * kHeadDim + i], 20);
           EXPECT_EQ(v[at], F32ToF16(qkv[r * kStride + (kHeads + kKvHeads + h) * kHeadDim + i]));

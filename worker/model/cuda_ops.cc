@@ -57,7 +57,7 @@ class CudaOps final : public Ops {
     if (sizes_.kv_layout.Check() != kernels::KernelError::kOk) {
       return absl::InvalidArgumentError(absl::StrCat("KV blocks of ", options_.block_size, " positions, heads of ",
                                                      config_.head_dim,
-                                                     " elements; the block size is a power of two up to 256"));
+                                                     " elements; the block size is a power of two, 16 to 256"));
     }
     RETURN_IF_ERROR(UseGpu());
     RETURN_IF_ERROR(CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream"));
@@ -99,7 +99,7 @@ class CudaOps final : public Ops {
     if (inputs.num_rows <= kGraphRowsMax && !options_.reverse_sum_order &&
         (group_ == nullptr || group_->capturable())) {
       RETURN_IF_ERROR(graphs_.Begin({inputs.num_rows, inputs.num_logit_rows, attention_plan_.num_narrow(),
-                                     static_cast<int32_t>(attention_plan_.tiles().size()), attention_plan_.num_splits(),
+                                     static_cast<int32_t>(attention_plan_.tiles().size()), attention_plan_.key(),
                                      clock_.has_value() && clock_->active()},
                                     stream_, &mode_));
     }
