@@ -36,13 +36,23 @@ __global__ void __launch_bounds__(kThreads) ArgMaxRows(const DeviceArgMaxArgs ar
   const int num_fours = aligned ? args.vocab_size / 4 : 0;
   const float4* const fours = reinterpret_cast<const float4*>(logits);
   const int thread = rank * kThreads + threadIdx.x;
-#pragma unroll 8
-  for (int i = thread; i < num_fours; i += kThreads * kCluster) {
-    const float4 v = fours[i];
-    offer(v.x, 4 * i);
-    offer(v.y, 4 * i + 1);
-    offer(v.z, 4 * i + 2);
-    offer(v.w, 4 * i + 3);
+  constexpr int kAtOnce = 8;
+  for (int first = thread; first < num_fours; first += kAtOnce * kThreads * kCluster) {
+    float4 v[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int i = first + k * kThreads * kCluster;
+      if (i < num_fours) v[k] = fours[i];
+    }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int i = first + k * kThreads * kCluster;
+      if (i >= num_fours) break;
+      offer(v[k].x, 4 * i);
+      offer(v[k].y, 4 * i + 1);
+      offer(v[k].z, 4 * i + 2);
+      offer(v[k].w, 4 * i + 3);
+    }
   }
   for (int id = 4 * num_fours + thread; id < args.vocab_size; id += kThreads * kCluster) offer(logits[id], id);
   const auto fold = [&] {
