@@ -25,6 +25,7 @@ programs=(
   worker/model/cuda_all_reduce_test
   worker/model/cuda_model_test
   worker/model/goldens_test
+  worker/model/hf_models_test
   outrider
 )
 targets=()
