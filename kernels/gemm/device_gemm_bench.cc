@@ -165,8 +165,9 @@ void Run() {
           for (int64_t i = 0; i < row_bytes; ++i) num_different += alone[i] != among[i];
         }
         if (num_different > 0) {
-          std::printf("%s, kernel %d, %d rows: %lld bytes differ from a row's own\n", shape.name,
-                      static_cast<int>(kernel), rows, static_cast<long long>(num_different));
+          std::fprintf(stderr, "%s, kernel %d, %d rows: %lld bytes differ from a row's own\n", shape.name,
+                       static_cast<int>(kernel), rows, static_cast<long long>(num_different));
+          std::exit(1);
         }
       }
     }
