@@ -195,7 +195,8 @@ TEST_F(PublicApi, EveryPathWantsAKeyButHealth) {
       EXPECT_NE(AskHttp(method, path, key).status, 401) << method << " " << path;
     }
   }
-  for (const char* path : {"/health", "/ping", "/"}) EXPECT_EQ(AskHttp("GET", path, "").status, 200) << path;
+  for (const char* path : {"/health", "/ping", "/", "/openapi.json"})
+    EXPECT_EQ(AskHttp("GET", path, "").status, 200) << path;
   EXPECT_EQ(AskHttp("POST", "/", "").status, 401);
 }
 

@@ -25,11 +25,11 @@ std::string Plain(double number) {
                                                                  : absl::StrCat(number);
 }
 
-// OK if absent or low <= value <= high; NaN is not.
+// OK if absent or low <= value <= high, both as T has them; NaN is not.
 template <typename T>
 absl::Status CheckRange(const char* field, const std::optional<T>& value, double low, double high,
                         const char* remedy = "") {
-  if (!value.has_value() || (*value >= low && *value <= high)) return absl::OkStatus();
+  if (!value.has_value() || (*value >= static_cast<T>(low) && *value <= static_cast<T>(high))) return absl::OkStatus();
   return Invalid(
       absl::StrCat(field, " = ", *value, " is out of range; it takes ", Plain(low), " to ", Plain(high), remedy));
 }

@@ -118,6 +118,13 @@ TEST(RequestValidation, NamesEveryParameterOutOfRange) {
   }
 }
 
+TEST(RequestValidation, TakesItsBoundsAsFloatsHaveThem) {
+  RequestInput input = Text("hi");
+  input.top_p = 1e-6f;
+  input.repetition_penalty = 0.01f;
+  EXPECT_TRUE(CheckInput(input).ok()) << CheckInput(input);
+}
+
 TEST(RequestValidation, BoundsStopStringsWithoutQuotingThem) {
   const std::string megabyte(1 << 20, 'x');
   RequestInput input = Text("hi");

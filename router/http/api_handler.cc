@@ -4,7 +4,6 @@
 #include <ctime>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/metrics.h"
@@ -17,7 +16,9 @@
 #include "router/http/generation_request.h"
 #include "router/http/json_writer.h"
 #include "router/http/message_json.h"
+#include "router/http/openapi.h"
 #include "router/http/page.h"
+#include "router/http/text_request.h"
 #include "router/proto_conversions.h"
 #include "router/request_validation.h"
 #include "text/utf8.h"
@@ -25,20 +26,8 @@
 namespace outrider::router {
 namespace {
 
-constexpr absl::string_view kChat = "/v1/chat/completions";
-constexpr absl::string_view kCompletions = "/v1/completions";
-constexpr absl::string_view kModels = "/v1/models";
 // Names of unknown fields that are remembered as told.
 constexpr size_t kMaxTold = 256;
-
-struct Path {
-  absl::string_view path;
-  bool is_post;
-};
-constexpr Path kPaths[] = {
-    {kChat, true},    {kCompletions, true}, {"/tokenize", true}, {"/detokenize", true}, {"/apply-template", true},
-    {kModels, false}, {"/health", false},   {"/ping", false},    {"/metrics", false},   {"/version", false},
-    {"/load", false}, {"/cluster", false},  {"/", false}};
 
 void AppendIds(const std::vector<TokenId>& ids, std::string* out) {
   out->push_back('[');
@@ -64,18 +53,9 @@ HttpResponse NoSuchPath(const HttpRequest& request) {
 
 bool IsGet(const HttpRequest& request) { return request.method == "GET" || request.method == "HEAD"; }
 
-// What anyone may ask, with keys or without: whether this lives, and the page, which asks its user for a key.
-bool IsOpen(const HttpRequest& request) {
-  if (request.path == "/health" || request.path == "/ping") return true;
-  return IsGet(request) && AnswerPage(request.path, /*if_none_match=*/"").has_value();
-}
-
-// The chat prompt that `fields` describe, as text.
-absl::StatusOr<std::string> ReadAndRender(FieldReader& fields, const ServedModel& model) {
-  v1::GenerateRequest request;
-  ReadChat(fields, &request);
-  RETURN_IF_ERROR(fields.status());
-  const RequestInput input = ViewOf(request);
+// The chat prompt that `chat` describes, as text.
+absl::StatusOr<std::string> Render(const v1::GenerateRequest& chat, const ServedModel& model) {
+  const RequestInput input = ViewOf(chat);
   RETURN_IF_ERROR(CheckMessages(input.messages));
   RETURN_IF_ERROR(CheckChatOptions(input.chat, /*has_messages=*/true));
   return model.RenderChat(input.messages, input.chat);
@@ -89,7 +69,8 @@ ApiHandler::ApiHandler(Options options)
 HttpResponse ApiHandler::Refuse(int status, const std::string& why) const { return ErrorResponse(status, why); }
 
 std::shared_ptr<HttpExchange> ApiHandler::Handle(HttpRequest request, std::shared_ptr<HttpStream> stream) {
-  if (!IsOpen(request)) {
+  const ApiPath* const path = FindApiPath(request.path);
+  if (path == nullptr || !path->is_open || !IsGet(request)) {
     const absl::Status known =
         options_.environment.access->Authenticate({.authorization = request.authorization}).status();
     if (!known.ok()) {
@@ -97,48 +78,69 @@ std::shared_ptr<HttpExchange> ApiHandler::Handle(HttpRequest request, std::share
       return nullptr;
     }
   }
-  const bool generates = request.path == kChat || request.path == kCompletions;
-  if (!generates || request.method != "POST") {
-    stream->Send(Answer(request));
+  if (path == nullptr) {
+    stream->Send(NoSuchPath(request));
     return nullptr;
   }
-  absl::StatusOr<std::shared_ptr<HttpExchange>> exchange = Generate(request, stream);
+  if (path->is_post ? request.method != "POST" : !IsGet(request)) {
+    const char* const allowed = path->is_post ? "POST" : "GET, HEAD";
+    HttpResponse response = ErrorResponse(405, absl::StrCat(path->path, " takes ", allowed), "method_not_allowed");
+    response.headers.emplace_back("Allow", allowed);
+    stream->Send(std::move(response));
+    return nullptr;
+  }
+  const bool is_chat = path->endpoint == Endpoint::kChat;
+  if (!is_chat && path->endpoint != Endpoint::kCompletions) {
+    stream->Send(Answer(*path, request));
+    return nullptr;
+  }
+  absl::StatusOr<std::shared_ptr<HttpExchange>> exchange = Generate(is_chat, request, stream);
   if (exchange.ok()) return *std::move(exchange);
-  stream->Send(ErrorResponse(ToApiError(exchange.status(), request.path == kChat ? "messages" : "prompt")));
+  stream->Send(ErrorResponse(ToApiError(exchange.status(), is_chat ? "messages" : "prompt")));
   return nullptr;
 }
 
-HttpResponse ApiHandler::Answer(const HttpRequest& request) {
-  const std::string& path = request.path;
-  const bool is_get = IsGet(request);
-  if (absl::StartsWith(path, absl::StrCat(kModels, "/")) && is_get) return Models(path.substr(kModels.size() + 1));
-  if (is_get) {
-    if (std::optional<HttpResponse> page = AnswerPage(path, request.if_none_match); page.has_value()) return *page;
+HttpResponse ApiHandler::Answer(const ApiPath& path, const HttpRequest& request) {
+  switch (path.endpoint) {
+    case Endpoint::kModels:
+      return Models("");
+    case Endpoint::kModel:
+      return Models(request.path.substr(path.path.find('{')));
+    case Endpoint::kHealth:
+      return Health();
+    case Endpoint::kMetrics:
+      return {.content_type = kMetricsContentType, .body = options_.metrics_text()};
+    case Endpoint::kVersion:
+      return {.body = WithString("version", kProgramVersion)};
+    case Endpoint::kLoad:
+      return {.body = absl::StrCat("{\"server_load\":", options_.environment.calls->num_open(), "}")};
+    case Endpoint::kCluster:
+      return Cluster();
+    case Endpoint::kOpenApi:
+      return {.body = std::string(OpenApiDocument())};
+    case Endpoint::kPage:
+      return AnswerPage(request.path, request.if_none_match).value_or(NoSuchPath(request));
+    case Endpoint::kTokenize:
+    case Endpoint::kDetokenize:
+    case Endpoint::kApplyTemplate:
+      return AboutText(path.endpoint, request);
+    case Endpoint::kChat:
+    case Endpoint::kCompletions:
+      break;  // Generate's
   }
-  const Path* const found =
-      std::find_if(std::begin(kPaths), std::end(kPaths), [&](const Path& p) { return p.path == path; });
-  if (found == std::end(kPaths)) return NoSuchPath(request);
-  if (found->is_post ? request.method != "POST" : !is_get) {
-    const char* const allowed = found->is_post ? "POST" : "GET, HEAD";
-    HttpResponse response = ErrorResponse(405, absl::StrCat(path, " takes ", allowed), "method_not_allowed");
-    response.headers.emplace_back("Allow", allowed);
-    return response;
-  }
-  if (path == kModels) return Models("");
-  if (path == "/cluster") return Cluster();
-  if (path == "/health" || path == "/ping") return Health();
-  if (path == "/metrics") return {.content_type = kMetricsContentType, .body = options_.metrics_text()};
-  if (path == "/version") return {.body = WithString("version", kProgramVersion)};
-  if (path == "/load") return {.body = absl::StrCat("{\"server_load\":", options_.environment.calls->num_open(), "}")};
+  return NoSuchPath(request);
+}
 
+HttpResponse ApiHandler::AboutText(Endpoint endpoint, const HttpRequest& request) {
   const absl::StatusOr<ApiAccess::Grant> granted =
       options_.environment.access->Admit({.authorization = request.authorization});
   if (!granted.ok()) return ErrorResponse(ToApiError(granted.status()));
   const absl::StatusOr<Json> body = ParseObject(request.body);
   if (!body.ok()) return ErrorResponse(ToApiError(body.status()));
-  const absl::StatusOr<std::string> answer = path == "/tokenize"     ? Tokenize(*body)
-                                             : path == "/detokenize" ? Detokenize(*body)
-                                                                     : ApplyTemplate(*body);
+  FieldReader fields(*body);
+  const absl::StatusOr<std::string> answer = endpoint == Endpoint::kTokenize     ? Tokenize(fields)
+                                             : endpoint == Endpoint::kDetokenize ? Detokenize(fields)
+                                                                                 : ApplyTemplate(fields);
   if (!answer.ok()) return ErrorResponse(ToApiError(answer.status()));
   return {.body = *answer};
 }
@@ -198,32 +200,23 @@ HttpResponse ApiHandler::Health() const {
   return ErrorResponse(503, absl::StrCat("not ready: ", reason), "not_ready");
 }
 
-absl::StatusOr<std::string> ApiHandler::Tokenize(const Json& body) const {
-  FieldReader fields(body);
-  ASSIGN_OR_RETURN(const Served served, ModelFor(fields.String("model").value_or("")));
+absl::StatusOr<std::string> ApiHandler::Tokenize(FieldReader& fields) const {
+  ASSIGN_OR_RETURN(const TokenizeRequest request, ParseTokenizeRequest(fields));
+  ASSIGN_OR_RETURN(const Served served, ModelFor(request.model));
   const ServedModel& model = *served.model;
-  const bool return_token_strs = fields.Bool("return_token_strs").value_or(false);
-  const std::optional<bool> add_special_tokens = fields.Bool("add_special_tokens");
   std::vector<TokenId> ids;
-  if (fields.Any("messages") != nullptr) {
-    if (fields.Any("prompt") != nullptr) fields.Fail("prompt", "and messages are both given; give one of them");
-    ASSIGN_OR_RETURN(const std::string rendered, ReadAndRender(fields, model));
-    ASSIGN_OR_RETURN(ids, model.EncodeChat(rendered));
+  if (request.prompt.has_value()) {
+    ASSIGN_OR_RETURN(ids, model.Encode(*request.prompt, request.add_special_tokens));
   } else {
-    const std::optional<std::string> prompt = fields.String("prompt");
-    if (!prompt.has_value()) {
-      fields.Fail("prompt", "is missing; give it as a string, or messages", "missing_required_parameter");
-    }
-    RETURN_IF_ERROR(fields.status());
-    ASSIGN_OR_RETURN(ids, model.Encode(*prompt, add_special_tokens.value_or(true)));
+    ASSIGN_OR_RETURN(const std::string rendered, Render(request.chat, model));
+    ASSIGN_OR_RETURN(ids, model.EncodeChat(rendered));
   }
-  RETURN_IF_ERROR(fields.status());
   std::string out =
       absl::StrCat("{\"count\":", ids.size(),
                    ",\"max_model_len\":", options_.environment.dispatcher->MaxModelLen(model), ",\"tokens\":");
   AppendIds(ids, &out);
   out += ",\"token_strs\":";
-  if (return_token_strs) {
+  if (request.return_token_strs) {
     out += "[";
     for (size_t i = 0; i < ids.size(); ++i) {
       if (i > 0) out += ",";
@@ -237,39 +230,35 @@ absl::StatusOr<std::string> ApiHandler::Tokenize(const Json& body) const {
   return out;
 }
 
-absl::StatusOr<std::string> ApiHandler::Detokenize(const Json& body) const {
-  FieldReader fields(body);
-  ASSIGN_OR_RETURN(const Served served, ModelFor(fields.String("model").value_or("")));
+absl::StatusOr<std::string> ApiHandler::Detokenize(FieldReader& fields) const {
+  ASSIGN_OR_RETURN(const DetokenizeRequest request, ParseDetokenizeRequest(fields));
+  ASSIGN_OR_RETURN(const Served served, ModelFor(request.model));
   const ServedModel& model = *served.model;
-  if (fields.Any("tokens") == nullptr) {
-    fields.Fail("tokens", "is missing; it takes an array of token ids", "missing_required_parameter");
-  }
-  const std::vector<TokenId> ids = fields.Ids("tokens");
-  for (size_t i = 0; i < ids.size() && fields.ok(); ++i) {
-    if (ids[i] >= model.vocab_size) {
-      fields.Fail("tokens",
-                  absl::StrCat("has ", ids[i], " at ", i, "; the vocabulary has ids 0 to ", model.vocab_size - 1));
+  for (size_t i = 0; i < request.tokens.size() && fields.ok(); ++i) {
+    if (request.tokens[i] >= model.vocab_size) {
+      fields.Fail("tokens", absl::StrCat("has ", request.tokens[i], " at ", i, "; the vocabulary has ids 0 to ",
+                                         model.vocab_size - 1));
     }
   }
   RETURN_IF_ERROR(fields.status());
   if (model.tokenizer == nullptr) {
     return absl::FailedPreconditionError(absl::StrCat("model ", model.name, " has no tokenizer"));
   }
-  return WithString("prompt", model.tokenizer->Decode(ids, /*skip_special_tokens=*/false));
+  return WithString("prompt", model.tokenizer->Decode(request.tokens, /*skip_special_tokens=*/false));
 }
 
-absl::StatusOr<std::string> ApiHandler::ApplyTemplate(const Json& body) const {
-  FieldReader fields(body);
-  ASSIGN_OR_RETURN(const Served served, ModelFor(fields.String("model").value_or("")));
-  ASSIGN_OR_RETURN(const std::string rendered, ReadAndRender(fields, *served.model));
+absl::StatusOr<std::string> ApiHandler::ApplyTemplate(FieldReader& fields) const {
+  ASSIGN_OR_RETURN(const TemplateRequest request, ParseTemplateRequest(fields));
+  ASSIGN_OR_RETURN(const Served served, ModelFor(request.model));
+  ASSIGN_OR_RETURN(const std::string rendered, Render(request.chat, *served.model));
   return WithString("prompt", text::ReplaceInvalidUtf8(rendered));
 }
 
-absl::StatusOr<std::shared_ptr<HttpExchange>> ApiHandler::Generate(const HttpRequest& request,
+absl::StatusOr<std::shared_ptr<HttpExchange>> ApiHandler::Generate(bool is_chat, const HttpRequest& request,
                                                                    const std::shared_ptr<HttpStream>& stream) {
   ASSIGN_OR_RETURN(const Json body, ParseObject(request.body));
-  ASSIGN_OR_RETURN(GenerationRequest parsed,
-                   request.path == kChat ? ParseChatRequest(body) : ParseCompletionRequest(body));
+  FieldReader fields(body);
+  ASSIGN_OR_RETURN(GenerationRequest parsed, is_chat ? ParseChatRequest(fields) : ParseCompletionRequest(fields));
   if (!parsed.unknown_fields.empty()) TellUnknown(request.path, parsed.unknown_fields);
   ASSIGN_OR_RETURN(Served served, ModelFor(parsed.model));
   std::string id = IsRequestId(parsed.request_id) ? parsed.request_id : request.request_id;

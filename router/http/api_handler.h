@@ -7,10 +7,11 @@
 //   GET  /health, /ping                            200 while requests can be served, else 503
 //   GET  /metrics, /version, /load                 Prometheus; what this is; requests that are open
 //   GET  /cluster                                  what each worker carries: Inference/GetLoad as JSON
+//   GET  /openapi.json                             all of this for programs (openapi.h)
 //   GET  /, /page/FILE                             the page (page.h)
 //
-// Errors have OpenAI's shape everywhere (api_error.h). Where the API has keys (api_access.h) every path but /health,
-// /ping and the page's wants one.
+// Errors have OpenAI's shape everywhere (api_error.h). Where the API has keys (api_access.h) every path but the open
+// ones of api_paths.h wants one.
 //
 // Thread safety: all methods, from any thread.
 #pragma once
@@ -25,6 +26,7 @@
 #include "absl/status/statusor.h"
 #include "base/mutex.h"
 #include "router/generate_call.h"
+#include "router/http/api_paths.h"
 #include "router/http/http_message.h"
 #include "router/http/json_reader.h"
 #include "router/model_store.h"
@@ -54,14 +56,15 @@ class ApiHandler final : public HttpHandler {
   // NOT_FOUND if `asked` is none of the names; UNAVAILABLE while no model is known.
   absl::StatusOr<Served> ModelFor(const std::string& asked) const;
   absl::StatusOr<std::string> ShownName() const;
-  HttpResponse Answer(const HttpRequest& request);
+  HttpResponse Answer(const ApiPath& path, const HttpRequest& request);
+  HttpResponse AboutText(Endpoint endpoint, const HttpRequest& request);
   HttpResponse Models(const std::string& id) const;
   HttpResponse Health() const;
   HttpResponse Cluster() const;
-  absl::StatusOr<std::string> Tokenize(const Json& body) const;
-  absl::StatusOr<std::string> Detokenize(const Json& body) const;
-  absl::StatusOr<std::string> ApplyTemplate(const Json& body) const;
-  absl::StatusOr<std::shared_ptr<HttpExchange>> Generate(const HttpRequest& request,
+  absl::StatusOr<std::string> Tokenize(FieldReader& fields) const;
+  absl::StatusOr<std::string> Detokenize(FieldReader& fields) const;
+  absl::StatusOr<std::string> ApplyTemplate(FieldReader& fields) const;
+  absl::StatusOr<std::shared_ptr<HttpExchange>> Generate(bool is_chat, const HttpRequest& request,
                                                          const std::shared_ptr<HttpStream>& stream);
   // Each name once.
   void TellUnknown(const std::string& path, const std::vector<std::string>& fields);

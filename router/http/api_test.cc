@@ -7,7 +7,9 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "router/http/api_paths.h"
 #include "router/http/json_reader.h"
+#include "router/http/openapi.h"
 #include "router/http/testing/http_client.h"
 #include "router/testing/byte_tokenizer.h"
 #include "router/testing/fake_target.h"
@@ -336,6 +338,28 @@ TEST(HttpApi, SaysHowItIs) {
   EXPECT_EQ(wrong.status, 405);
   EXPECT_EQ(wrong.headers.at("allow"), "POST");
   EXPECT_EQ(Post(cluster.address(), "/health", "").status, 405);
+}
+
+TEST(HttpApi, DescribesItself) {
+  const auto router = StartRouter();
+  const HttpReply reply = Get(router->http_address(), "/openapi.json");
+  EXPECT_EQ(reply.status, 200);
+  EXPECT_EQ(reply.headers.at("content-type"), "application/json");
+  EXPECT_EQ(Json::parse(reply.body), Json::parse(std::string(OpenApiDocument())));
+}
+
+TEST(HttpApi, KnowsEachOfItsPathsAndSaysWhatItTakes) {
+  Cluster cluster;
+  for (const ApiPath& path : ApiPaths()) {
+    std::string url(path.path);
+    if (path.endpoint == Endpoint::kModel) url = "/v1/models/tiny";
+    if (url == "/page/{file}") url = "/page/app.js";
+    const HttpReply right = path.is_post ? Post(cluster.address(), url, "{}") : Get(cluster.address(), url);
+    EXPECT_EQ(right.status, path.is_post ? 400 : 200) << url << " " << right.body;
+    const HttpReply wrong = path.is_post ? Get(cluster.address(), url) : Post(cluster.address(), url, "{}");
+    EXPECT_EQ(wrong.status, 405) << url;
+    EXPECT_EQ(wrong.headers.at("allow"), path.is_post ? "POST" : "GET, HEAD");
+  }
 }
 
 TEST(HttpApi, TellsWhatEachWorkerCarries) {

@@ -96,7 +96,7 @@ void ReadCommon(FieldReader& fields, GenerationRequest* parsed, v1::GenerateRequ
     FieldReader reader(*options, "stream_options.");
     parsed->include_usage = reader.Bool("include_usage").value_or(false);
     parsed->continuous_usage = reader.Bool("continuous_usage_stats").value_or(false) && parsed->include_usage;
-    fields.Fail(reader.status());
+    fields.Absorb(reader);
     if (!parsed->stream) fields.Fail("stream_options", "is about streams; leave it out, or set stream to true");
   }
   parsed->return_token_ids = fields.Bool("return_token_ids").value_or(false);
@@ -284,8 +284,7 @@ void ReadChat(FieldReader& fields, v1::GenerateRequest* request) {
   fields.NotOffered("functions", kNoGrammar);
 }
 
-absl::StatusOr<GenerationRequest> ParseChatRequest(const Json& body) {
-  FieldReader fields(body);
+absl::StatusOr<GenerationRequest> ParseChatRequest(FieldReader& fields) {
   GenerationRequest parsed;
   parsed.chat = true;
   v1::GenerateRequest request;
@@ -320,8 +319,7 @@ absl::StatusOr<GenerationRequest> ParseChatRequest(const Json& body) {
   return Finished(fields, std::move(parsed));
 }
 
-absl::StatusOr<GenerationRequest> ParseCompletionRequest(const Json& body) {
-  FieldReader fields(body);
+absl::StatusOr<GenerationRequest> ParseCompletionRequest(FieldReader& fields) {
   GenerationRequest parsed;
   v1::GenerateRequest request;
   ReadCommon(fields, &parsed, &request);

@@ -37,8 +37,8 @@ struct GenerationRequest {
   std::vector<std::string> unknown_fields;  // were ignored
 };
 
-absl::StatusOr<GenerationRequest> ParseChatRequest(const Json& body);
-absl::StatusOr<GenerationRequest> ParseCompletionRequest(const Json& body);
+absl::StatusOr<GenerationRequest> ParseChatRequest(FieldReader& fields);
+absl::StatusOr<GenerationRequest> ParseCompletionRequest(FieldReader& fields);
 
 // What a chat prompt is made of, into `request`: messages, add_generation_prompt, continue_final_message,
 // chat_template_kwargs. Also of /tokenize and /apply-template.

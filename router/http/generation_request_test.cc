@@ -14,13 +14,21 @@ namespace {
 
 constexpr char kHi[] = R"("messages": [{"role": "user", "content": "hi"}])";
 
+absl::StatusOr<GenerationRequest> ParseChat(const Json& body) {
+  FieldReader fields(body);
+  return ParseChatRequest(fields);
+}
+absl::StatusOr<GenerationRequest> ParseCompletion(const Json& body) {
+  FieldReader fields(body);
+  return ParseCompletionRequest(fields);
+}
 absl::StatusOr<GenerationRequest> Chat(const std::string& fields) {
   const auto body = ParseObject("{" + std::string(kHi) + (fields.empty() ? "" : ", ") + fields + "}");
-  return body.ok() ? ParseChatRequest(*body) : body.status();
+  return body.ok() ? ParseChat(*body) : body.status();
 }
 absl::StatusOr<GenerationRequest> Completion(const std::string& fields) {
   const auto body = ParseObject("{" + fields + "}");
-  return body.ok() ? ParseCompletionRequest(*body) : body.status();
+  return body.ok() ? ParseCompletion(*body) : body.status();
 }
 
 TEST(GenerationRequest, ReadsEveryFieldOfAChat) {
@@ -105,7 +113,7 @@ TEST(GenerationRequest, JoinsTextPartsAndTakesTheDeveloperForTheSystem) {
   const auto body = ParseObject(R"({"messages": [
       {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "x"},
       {"role": "assistant", "content": null}]})");
-  const auto parsed = ParseChatRequest(*body);
+  const auto parsed = ParseChat(*body);
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(parsed->calls[0].messages(0).role(), "system");
   EXPECT_EQ(parsed->calls[0].messages(0).content(), "a\nb");
@@ -197,7 +205,7 @@ TEST(GenerationRequest, RefusesMessagesThatCanNotBeServed) {
         R"({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]})",
         R"({"messages": [{"role": "tool", "content": "a", "tool_call_id": "1"}]})",
         R"({"messages": [{"role": "assistant", "content": null, "tool_calls": [{"id": "1"}]}]})"}) {
-    const auto parsed = ParseChatRequest(*ParseObject(body));
+    const auto parsed = ParseChat(*ParseObject(body));
     ASSERT_FALSE(parsed.ok()) << body;
     EXPECT_EQ(ToApiError(parsed.status(), "messages").param, "messages") << body;
   }
@@ -336,7 +344,7 @@ TEST(GenerationRequest, TakesOrRefusesAnyValueOfAnyField) {
   for (int round = 0; round < 20000; ++round) {
     Json body = {{"prompt", "a"}, {"messages", Json::array({{{"role", "user"}, {"content", "a"}}})}};
     for (uint64_t i = random() % 4; i > 0; --i) body[names[random() % std::size(names)]] = value(value, 0);
-    for (const auto& parsed : {ParseChatRequest(body), ParseCompletionRequest(body)}) {
+    for (const auto& parsed : {ParseChat(body), ParseCompletion(body)}) {
       if (!parsed.ok()) {
         EXPECT_FALSE(ToApiError(parsed.status()).param.empty()) << parsed.status() << " " << body.dump();
         continue;

@@ -1,5 +1,6 @@
 #include "router/http/json_reader.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "router/error_reason.h"
@@ -77,6 +78,11 @@ void FieldReader::WrongKind(const char* name, const Json& value, absl::string_vi
 
 void FieldReader::Fail(absl::Status status) {
   if (status_.ok()) status_ = std::move(status);
+}
+
+void FieldReader::Absorb(const FieldReader& part) {
+  Fail(part.status_);
+  for (const std::string& name : part.known_) known_.insert(absl::StrCat(part.prefix_, name));
 }
 
 const Json* FieldReader::Any(const char* name) {
@@ -190,6 +196,12 @@ std::vector<std::string> FieldReader::UnknownFields() const {
     if (known_.count(name) == 0) unknown.push_back(name);
   }
   return unknown;
+}
+
+std::vector<std::string> FieldReader::KnownFields() const {
+  std::vector<std::string> known(known_.begin(), known_.end());
+  std::sort(known.begin(), known.end());
+  return known;
 }
 
 }  // namespace outrider::router

@@ -60,11 +60,15 @@ class FieldReader {
   void Fail(absl::string_view name, const std::string& message, absl::string_view code = "invalid_value");
   // Takes on what went wrong elsewhere.
   void Fail(absl::Status status);
+  // Takes on what `part`, of an object within this one, found wrong, and the names that it knows.
+  void Absorb(const FieldReader& part);
 
   bool ok() const { return status_.ok(); }
   const absl::Status& status() const { return status_; }
   // Names in the object that nobody asked for.
   std::vector<std::string> UnknownFields() const;
+  // Names that were asked for, whether the object has them or not; sorted.
+  std::vector<std::string> KnownFields() const;
 
  private:
   void WrongKind(const char* name, const Json& value, absl::string_view wanted);

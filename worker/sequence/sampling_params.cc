@@ -34,10 +34,10 @@ absl::Status Validate(const SamplingParams& params, int vocab_size) {
   constexpr double kGreatest = 3.0e38;
   for (const absl::Status& status : {
            CheckRange("temperature", params.temperature, 0, 100),
-           CheckRange("top_p", params.top_p, 1e-6, 1),
+           CheckRange("top_p", params.top_p, 1e-6f, 1),
            CheckRange("top_k", params.top_k, 0, kGreatest),
            CheckRange("min_p", params.min_p, 0, 1),
-           CheckRange("repetition_penalty", params.repetition_penalty, 0.01, 100),
+           CheckRange("repetition_penalty", params.repetition_penalty, 0.01f, 100),
            CheckRange("presence_penalty", params.presence_penalty, -100, 100),
            CheckRange("frequency_penalty", params.frequency_penalty, -100, 100),
            CheckRange("max_tokens", params.max_tokens, 1, kGreatest),

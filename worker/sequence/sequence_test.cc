@@ -52,6 +52,11 @@ TEST(SamplingParams, NamesWhatIsOutOfRangeOrNotANumber) {
   names("logit_bias", [&](auto& p) { p.logit_bias.assign(kMaxLogitBias + 1, {1, 1.f}); });
 }
 
+TEST(SamplingParams, TakesItsBoundsAsFloatsHaveThem) {
+  EXPECT_EQ(Message([](SamplingParams& p) { p.top_p = 1e-6f, p.repetition_penalty = 0.01f; }), "");
+  EXPECT_EQ(Message([](SamplingParams& p) { p.top_p = 1, p.repetition_penalty = 100; }), "");
+}
+
 TEST(StopsAt, EndAndStopTokensCountOnceMinTokensAreThere) {
   SamplingParams params;
   params.max_tokens = 10;
