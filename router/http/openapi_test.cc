@@ -21,6 +21,7 @@
 #include "router/http/api_error.h"
 #include "router/http/api_paths.h"
 #include "router/http/generation_request.h"
+#include "router/http/page_files.h"
 #include "router/http/text_request.h"
 #include "router/proto_conversions.h"
 #include "router/request_validation.h"
@@ -455,6 +456,17 @@ TEST(OpenApi, DescribesTheClusterAsItsMessagesAre) {
               ElementsAre("ClusterLoad.serving has another type", "RouterLoad.tokens_waiting is not described",
                           "GroupStatus.state has other values", "DraftWorker.state has other values",
                           "DraftWorker.extra is not in the message"));
+}
+
+TEST(OpenApi, NamesTheFilesOfThePage) {
+  const Json document = Document();
+  std::set<std::string> described, files;
+  for (const Json& name : document["paths"]["/page/{file}"]["get"]["parameters"][0]["schema"]["enum"]) {
+    described.insert("/page/" + name.get<std::string>());
+  }
+  for (const PageFile& file : PageFiles()) files.insert(std::string(file.path));
+  files.erase("/");
+  EXPECT_EQ(described, files);
 }
 
 TEST(OpenApi, DescribesEveryStatusThatAnErrorMayHave) {

@@ -1,5 +1,5 @@
 // The HTTP API of a cluster of processes: the same ids as over gRPC, with and without drafts, and the stock openai
-// package as its client.
+// package and schemathesis as its clients.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -58,9 +58,18 @@ TEST(HttpCluster, GivesTheIdsThatGrpcGivesWithAndWithoutDrafts) {
   }
 }
 
-TEST(HttpCluster, ServesTheStockOpenAiClient) {
+// Runs a program of this folder, with the packages that deploy/setup.sh fetches, against the cluster.
+void RunAgainst(const ChildCluster& cluster, const std::string& program, const std::string& package) {
   const std::string packages = SourceFile(".cache/tools/python");
-  ASSERT_EQ(::access((packages + "/openai").c_str(), R_OK), 0) << "run deploy/setup.sh tools";
+  ASSERT_EQ(::access(absl::StrCat(packages, "/", package).c_str(), R_OK), 0) << "run deploy/setup.sh tools";
+  const std::string command =
+      absl::StrCat("PYTHONPATH=", packages, " python3 ", SourceFile("tests/integration/" + program), " http://",
+                   cluster.http_address());
+  const int status = std::system(command.c_str());
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << command;
+}
+
+TEST(HttpCluster, ServesTheStockOpenAiClient) {
   ClusterOptions options = TestCluster();
   if (!TargetModelPath().empty()) {
     options.model = TargetModelPath();
@@ -68,11 +77,15 @@ TEST(HttpCluster, ServesTheStockOpenAiClient) {
   }
   const auto cluster = StartCluster(options);
   ASSERT_NE(cluster, nullptr);
-  const std::string command =
-      absl::StrCat("PYTHONPATH=", packages, " python3 ", SourceFile("tests/integration/openai_client.py"), " http://",
-                   cluster->http_address());
-  const int status = std::system(command.c_str());
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << command;
+  RunAgainst(*cluster, "openai_client.py", "openai");
+}
+
+TEST(HttpCluster, DoesAsItsDescriptionSays) {
+  ClusterOptions options = TestCluster();
+  options.max_model_len = 128;  // what is drawn at random asks for all of it
+  const auto cluster = StartCluster(options);
+  ASSERT_NE(cluster, nullptr);
+  RunAgainst(*cluster, "openapi_check.py", "schemathesis");
 }
 
 }  // namespace
