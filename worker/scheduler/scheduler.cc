@@ -401,14 +401,31 @@ void Scheduler::ShareTokens(TimePoint now) {
 
 // Whether the step is put off so that drafted sequences go together with those whose drafts are still awaited.
 bool Scheduler::Holds(int num_waiting, TimePoint now) {
-  int num_rows = 0;
+  int num_rows = 0, num_rows_awaited = 0;
+  bool all_expected = true;
+  TimePoint last_expected = now;
   for (const Entry* entry : running_) {
-    if (entry->step_tokens == 0) continue;
-    if (entry->step_lookahead == 0) return false;
-    num_rows += 1 + entry->step_lookahead;
+    if (entry->step_tokens > 0) {
+      if (entry->step_lookahead == 0) return false;
+      num_rows += 1 + entry->step_lookahead;
+    } else if (WaitsForDraft(*entry)) {
+      num_rows_awaited += 1 + entry->grant.lookahead;
+      all_expected = all_expected && entry->grant.expected != TimePoint{};
+      last_expected = std::max(last_expected, entry->grant.expected);
+    }
   }
   if (num_waiting == 0 || num_rows == 0) return false;
-  if (!hold_until_.has_value()) hold_until_ = now + FromMillis(kHoldShare * decode_cost_.EstimateMs(num_rows));
+  if (!hold_until_.has_value()) {
+    const double cost_ms = decode_cost_.EstimateMs(num_rows);
+    const double apart_ms =
+        cost_ms + decode_cost_.EstimateMs(num_rows_awaited) - decode_cost_.EstimateMs(num_rows + num_rows_awaited);
+    hold_until_ = now + FromMillis(kHoldShare * cost_ms);
+    // An estimate: somewhat later is as good.
+    const Duration until_expected = last_expected - now + (last_expected - now) / 4;
+    if (all_expected && until_expected <= FromMillis(kHoldRounds * apart_ms)) {
+      hold_until_ = std::max(*hold_until_, now + until_expected);
+    }
+  }
   return now < *hold_until_;
 }
 

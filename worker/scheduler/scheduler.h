@@ -10,8 +10,10 @@
 // come after it and have a lower priority; between two steps, never within one.
 //
 // A sequence may wait for its draft, as long as its grant says; others go on without it. Only sequences whose drafts
-// are there wait for those that still wait, if nothing else is to be computed, and for kHoldShare of their step's time
-// at most: a step of half the batch takes nearly as long as one of all.
+// are there wait for those that still wait, if nothing else is to be computed: a step of half the batch takes nearly as
+// long as one of all, and who once went in another step does so in every round. They wait for kHoldShare of their
+// step's time at most, or until the other drafts are expected, if that is no more than what going apart costs in
+// kHoldRounds.
 //
 // A step's tokens are bounded by max_step_tokens and by what is measured to last step_time_ms_max; the oldest prompt
 // always gets kPromptTokensMin.
@@ -92,6 +94,7 @@ class Scheduler {
   // A prompt gets at least so many tokens a step, however long steps last: enough for progress, little beside a batch.
   static constexpr int kPromptTokensMin = 16;
   static constexpr double kHoldShare = 0.5;
+  static constexpr double kHoldRounds = 8;
   static constexpr Duration kPriorityAgeing = std::chrono::seconds(1);
   static constexpr int kMaxLanes = 128;
   // Drafts kept beside a sequence; the oldest goes.

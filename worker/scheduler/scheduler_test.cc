@@ -357,6 +357,41 @@ TEST_F(SchedulerTest, DraftedSequencesGoTogetherButOnlyForABoundedTime) {
   EXPECT_EQ(Step(23).spans.size(), 1u);
 }
 
+class SchedulerHoldTest : public SchedulerTest {
+ protected:
+  // Steps of 2 and of 6 rows took 1 ms: to go apart costs 1 ms in every round. `a` has its draft, `b` awaits it.
+  SchedulerHoldTest() {
+    Step(0);
+    Step(10);
+    for (const SequenceId id : {a_, b_}) scheduler_.GrantDraft({id, 2, TimePoint{}});
+    scheduler_.OfferDraft({a_, 0, {6, {60, 61}}});
+    scheduler_.OfferDraft({b_, 0, {7, {60, 61}}});
+    EXPECT_EQ(Step(15).spans[1].lookahead, 2);
+  }
+  void Await(TimePoint expected) {
+    scheduler_.GrantDraft({a_, 2, At(1000)});
+    scheduler_.GrantDraft({.sequence = b_, .lookahead = 2, .wait_until = At(1000), .expected = expected});
+    scheduler_.OfferDraft({a_, 0, {7, {60, 61}}});
+    EXPECT_TRUE(Step(20).empty());
+  }
+
+  const SequenceId a_ = Submit(MakeRequest(4)), b_ = Submit(MakeRequest(5));
+};
+
+TEST_F(SchedulerHoldTest, DraftedSequencesWaitForDraftsThatAreExpectedSoon) {
+  Await(At(21.2));
+  EXPECT_EQ(scheduler_.NextDeadline(), At(21.5));  // a quarter more than was expected
+  scheduler_.OfferDraft({b_, 0, {8, {60, 61}}});
+  EXPECT_EQ(Step(21).spans.size(), 2u);
+}
+
+TEST_F(SchedulerHoldTest, DraftedSequencesDoNotWaitLongForDraftsThatAreExpectedLateOrNobodyKnowsWhen) {
+  for (const TimePoint expected : {At(28), TimePoint{}}) {
+    Await(expected);
+    EXPECT_EQ(scheduler_.NextDeadline(), At(20 + Scheduler::kHoldShare));
+  }
+}
+
 TEST_F(SchedulerTest, APathMayReachAcrossAStepThatIsOutstanding) {
   const SequenceId id = Submit(MakeRequest(4));
   Step(0);

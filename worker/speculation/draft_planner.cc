@@ -237,8 +237,9 @@ void DraftPlanner::AskWorker(Row& row, int lookahead, int num_sequences, Duratio
   if (!caught_up) {
     row.drafted->at(id).catching_up = true;
     ++source.num_catching_up;
-  } else if (WaitMs(source, lookahead, num_sequences, now) <= ToMillis(wait)) {
+  } else if (const double wait_ms = WaitMs(source, lookahead, num_sequences, now); wait_ms <= ToMillis(wait)) {
     row.grant.wait_until = now + wait;
+    row.grant.expected = now + FromMillis(gap_ms_ + wait_ms);
   }
 }
 

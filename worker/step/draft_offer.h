@@ -15,6 +15,7 @@ struct DraftGrant {
   SequenceId sequence;
   int lookahead = 0;       // [0, kMaxLookahead]; 0: none
   TimePoint wait_until{};  // the sequence is not planned before then unless a usable draft is there; past: no wait
+  TimePoint expected{};    // when the draft is thought to be there; zero: not known
 };
 
 struct DraftOffer {
