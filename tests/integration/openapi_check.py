@@ -134,4 +134,6 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as folder:  # where schemathesis keeps what it found
+        os.chdir(folder)
+        main()
