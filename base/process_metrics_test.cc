@@ -1,6 +1,12 @@
 #include "base/process_metrics.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <string>
+#include <vector>
 
 namespace outrider {
 namespace {
@@ -29,6 +35,22 @@ TEST(FormatProcessMetrics, ReadsWhatTheSystemTells) {
 TEST(FormatProcessMetrics, LeavesOutWhatItCanNotRead) {
   EXPECT_EQ(FormatProcessMetrics({}), "");
   EXPECT_EQ(FormatProcessMetrics({.stat = "42 (x", .limits = "Max open files unlimited\n"}), "");
+}
+
+int NumOpenFilesToldOf() {
+  const std::string text = ProcessMetrics();
+  const std::string name = "\nprocess_open_fds ";
+  const size_t at = text.find(name);
+  return at == std::string::npos ? -1 : std::atoi(text.c_str() + at + name.size());
+}
+
+TEST(ProcessMetrics, CountOpenFiles) {
+  const int before = NumOpenFilesToldOf();
+  std::vector<int> files;
+  for (int i = 0; i < 100; ++i) files.push_back(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  EXPECT_EQ(NumOpenFilesToldOf(), before + 100);
+  for (const int file : files) ::close(file);
+  EXPECT_EQ(NumOpenFilesToldOf(), before);
 }
 
 TEST(ProcessMetrics, AreThere) {
