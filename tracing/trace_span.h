@@ -16,7 +16,8 @@ namespace outrider {
 // Names are constants; values that are texts may hold anything, and are cut and mended on their way out.
 struct SpanAttribute {
   using Value = std::variant<bool, int64_t, double, std::string, std::vector<std::string>>;
-  SpanAttribute(const char* name, Value value) : name(name), value(std::move(value)) {}
+  template <typename T>
+  SpanAttribute(const char* name, T&& value) : name(name), value(std::forward<T>(value)) {}
   const char* name;
   Value value;
 };
