@@ -220,7 +220,12 @@ TEST(Clients, OneThatStopsReadingIsEndedByItsDeadlineOrItsBoundAndSlowsNobody) {
            cluster.GroupMetric("a", "outrider_sequences_waiting") == 0 &&
            cluster.GroupMetric("a", "outrider_kv_cache_used_ratio") == 0;
   });
-  EXPECT_LT(ResidentBytes(cluster.router().pid()) - resident, 32 << 20);
+#ifdef OUTRIDER_SANITIZED
+  constexpr int64_t kKeptByAllocator = 256 << 20;  // AddressSanitizer holds freed memory back, so much of it
+#else
+  constexpr int64_t kKeptByAllocator = 0;
+#endif
+  EXPECT_LT(ResidentBytes(cluster.router().pid()) - resident, (32 << 20) + kKeptByAllocator);
   const StreamOutcome cut_outcome = cut.Finish();
   EXPECT_EQ(cut_outcome.code, grpc::StatusCode::RESOURCE_EXHAUSTED) << cut_outcome.message;
   EXPECT_EQ(cut_outcome.num_ends, 0);

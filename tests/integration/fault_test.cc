@@ -235,11 +235,13 @@ class PatientClients {
     const v1::GenerateRequest request = Requests(true)[index];
     while (!stopped_) {
       const StreamOutcome outcome = RunStream(*stub, request);
-      const bool again = outcome.code == grpc::StatusCode::UNAVAILABLE && outcome.token_ids.empty();
+      // gRPC itself ends a call CANCELLED that arrives while a server closes: the router never sees it.
+      const bool never_arrived = outcome.code == grpc::StatusCode::CANCELLED && outcome.request_id.empty();
+      const bool again = (outcome.code == grpc::StatusCode::UNAVAILABLE || never_arrived) && outcome.token_ids.empty();
       if (again) {
         ++num_sent_again_;
-        int pushback_ms = 20;
-        (void)absl::SimpleAtoi(outcome.retry_pushback_ms, &pushback_ms);
+        int pushback_ms = 0;
+        if (!absl::SimpleAtoi(outcome.retry_pushback_ms, &pushback_ms)) pushback_ms = 20;
         std::this_thread::sleep_for(std::chrono::milliseconds(std::min(pushback_ms, 1000)));
       } else {
         EXPECT_EQ(outcome.code, 0) << outcome.request_id << " after " << outcome.token_ids.size()

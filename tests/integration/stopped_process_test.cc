@@ -150,9 +150,17 @@ TEST(StoppedProcesses, ThatGoOnAfterTheirLeasesRanOutAreRefused) {
   const double num_links = drafts.GroupMetric("c", "outrider_draft_connections_total");
   for (const Processes::Past* past : {&rank, &leader, &follower, &group, &draft}) Wake(*past->process);
 
-  // The group goes on with streams that others have finished long ago.
-  Await("its tokens are refused",
-        [&] { return groups.RouterMetric("outrider_stale_events_total{reason=\"fenced\"}") > 0; });
+    // The group goes on with streams that others have finished long ago. A sanitizer's slow steps let it hear first
+    // that it is a past one; then it has no more to say.
+#ifdef OUTRIDER_SANITIZED
+  constexpr bool kMayHearFirst = true;
+#else
+  constexpr bool kMayHearFirst = false;
+#endif
+  Await("its tokens are refused", [&] {
+    return groups.RouterMetric("outrider_stale_events_total{reason=\"fenced\"}") > 0 ||
+           (kMayHearFirst && group.Metric("outrider_sequences_running") == 0);
+  });
   Await("its heartbeats are refused", [&] { return groups.RouterMetric("outrider_heartbeats_refused_total") > 0; });
   Await("it frees what it ran", [&] {
     return group.Metric("outrider_sequences_running") == 0 && group.Metric("outrider_kv_cache_used_ratio") == 0;
