@@ -48,6 +48,7 @@ struct LaneUsage {
   uint32_t plain_steps = 0;
   uint32_t draft_tokens = 0;
   uint32_t accepted_tokens = 0;
+  std::vector<uint32_t> rounds_by_accepted = {};  // empty, or it adds up to rounds and accepted_tokens
 };
 
 // As common.proto's TokenLogprobs.

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "router/request_validation.h"
 
 namespace outrider::router {
 namespace {
@@ -53,6 +54,7 @@ void ToProto(const LaneUsage& usage, v1::Usage* out) {
   out->set_plain_steps(usage.plain_steps);
   out->set_draft_tokens(usage.draft_tokens);
   out->set_accepted_tokens(usage.accepted_tokens);
+  out->mutable_rounds_by_accepted()->Assign(usage.rounds_by_accepted.begin(), usage.rounds_by_accepted.end());
 }
 
 WorkerIdentity IdentityOf(const v1::HeartbeatRequest& request) {
@@ -200,13 +202,23 @@ std::vector<RelayedLogprobs> FromProto(const google::protobuf::RepeatedPtrField<
 }
 
 LaneUsage FromProto(const v1::Usage& usage) {
-  return {.prompt_tokens = usage.prompt_tokens(),
-          .output_tokens = usage.output_tokens(),
-          .cached_tokens = usage.cached_tokens(),
-          .rounds = usage.rounds(),
-          .plain_steps = usage.plain_steps(),
-          .draft_tokens = usage.draft_tokens(),
-          .accepted_tokens = usage.accepted_tokens()};
+  LaneUsage out{.prompt_tokens = usage.prompt_tokens(),
+                .output_tokens = usage.output_tokens(),
+                .cached_tokens = usage.cached_tokens(),
+                .rounds = usage.rounds(),
+                .plain_steps = usage.plain_steps(),
+                .draft_tokens = usage.draft_tokens(),
+                .accepted_tokens = usage.accepted_tokens()};
+  uint64_t num_rounds = 0, num_accepted = 0;
+  for (int i = 0; i < usage.rounds_by_accepted_size() && i <= kMaxLookahead; ++i) {
+    num_rounds += usage.rounds_by_accepted(i);
+    num_accepted += uint64_t{usage.rounds_by_accepted(i)} * static_cast<uint64_t>(i);
+  }
+  if (num_rounds == usage.rounds() && num_accepted == usage.accepted_tokens() &&
+      usage.rounds_by_accepted_size() <= kMaxLookahead + 1) {
+    out.rounds_by_accepted.assign(usage.rounds_by_accepted().begin(), usage.rounds_by_accepted().end());
+  }
+  return out;
 }
 
 absl::StatusOr<EndReason> FromProto(v1::FinishReason reason) {

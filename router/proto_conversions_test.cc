@@ -54,6 +54,25 @@ TEST(ProtoConversions, SubmitCarriesParametersAndOnlyLanesThatRun) {
   EXPECT_EQ(submit.lanes(1).output_token_ids_size(), 0);
 }
 
+TEST(ProtoConversions, TakeRoundsByAcceptedTokensOnlyIfTheyAddUp) {
+  const auto taken = [](std::vector<uint32_t> rounds_by_accepted) {
+    v1::Usage usage;
+    usage.set_rounds(3);
+    usage.set_accepted_tokens(4);
+    for (const uint32_t rounds : rounds_by_accepted) usage.add_rounds_by_accepted(rounds);
+    const LaneUsage read = FromProto(usage);
+    EXPECT_EQ(read.accepted_tokens, 4u);
+    return read.rounds_by_accepted.size();
+  };
+  EXPECT_EQ(taken({1, 0, 2, 0}), 4u);
+  EXPECT_EQ(taken({}), 0u);
+  EXPECT_EQ(taken({1, 1, 1}), 0u);
+  EXPECT_EQ(taken({2, 0, 2}), 0u);
+  std::vector<uint32_t> endless(1000);
+  endless[0] = 1, endless[2] = 2;
+  EXPECT_EQ(taken(endless), 0u);
+}
+
 TEST(ProtoConversions, TakeNumbersOfHostilePeersWithinReason) {
   v1::HeartbeatRequest request;
   request.mutable_target_group()->set_max_model_len(4294967295u);

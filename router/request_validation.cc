@@ -34,6 +34,11 @@ absl::Status CheckRange(const char* field, const std::optional<T>& value, double
       absl::StrCat(field, " = ", *value, " is out of range; it takes ", Plain(low), " to ", Plain(high), remedy));
 }
 
+absl::Status CheckRange(const char* field, const std::optional<float>& value, const ParameterRange& range,
+                        const char* remedy = "") {
+  return CheckRange(field, value, range.low, range.high, remedy);
+}
+
 // A role in a message is short and printable, or its length is told instead.
 std::string Quoted(absl::string_view value) {
   const bool printable = std::all_of(value.begin(), value.end(), [](char c) { return c >= ' ' && c <= '~'; });
@@ -138,13 +143,13 @@ absl::Status CheckInput(const RequestInput& input) {
   constexpr double kUint32Max = std::numeric_limits<uint32_t>::max();
   RETURN_IF_ERROR(
       CheckRange("max_tokens", input.max_tokens, 1, kUint32Max, "; leave it out for what the context leaves"));
-  RETURN_IF_ERROR(CheckRange("temperature", input.temperature, 0, 100, "; 0 is greedy"));
-  RETURN_IF_ERROR(CheckRange("top_p", input.top_p, 1e-6, 1, "; 1 is off"));
+  RETURN_IF_ERROR(CheckRange("temperature", input.temperature, kTemperatureRange, "; 0 is greedy"));
+  RETURN_IF_ERROR(CheckRange("top_p", input.top_p, kTopPRange, "; 1 is off"));
   RETURN_IF_ERROR(CheckRange("top_k", input.top_k, 0, std::numeric_limits<int32_t>::max(), "; 0 is off"));
-  RETURN_IF_ERROR(CheckRange("min_p", input.min_p, 0, 1, "; 0 is off"));
-  RETURN_IF_ERROR(CheckRange("repetition_penalty", input.repetition_penalty, 0.01, 100, "; 1 is off"));
-  RETURN_IF_ERROR(CheckRange("presence_penalty", input.presence_penalty, -100, 100, "; 0 is off"));
-  RETURN_IF_ERROR(CheckRange("frequency_penalty", input.frequency_penalty, -100, 100, "; 0 is off"));
+  RETURN_IF_ERROR(CheckRange("min_p", input.min_p, kMinPRange, "; 0 is off"));
+  RETURN_IF_ERROR(CheckRange("repetition_penalty", input.repetition_penalty, kRepetitionPenaltyRange, "; 1 is off"));
+  RETURN_IF_ERROR(CheckRange("presence_penalty", input.presence_penalty, kPenaltyRange, "; 0 is off"));
+  RETURN_IF_ERROR(CheckRange("frequency_penalty", input.frequency_penalty, kPenaltyRange, "; 0 is off"));
   RETURN_IF_ERROR(CheckRange("n", input.num_choices, 1, kMaxChoices));
   RETURN_IF_ERROR(CheckRange("num_logprobs", input.num_logprobs, -1, kMaxLogprobs, "; -1 is none"));
   RETURN_IF_ERROR(CheckRange("lookahead", input.lookahead, -1, kMaxLookahead, "; -1 is auto"));
@@ -162,7 +167,7 @@ absl::Status CheckInput(const RequestInput& input) {
   for (size_t i = 0; i < input.logit_bias.size(); ++i) {
     const auto& [token_id, bias] = input.logit_bias[i];
     const std::string field = absl::StrCat("logit_bias[", i, "].bias");
-    RETURN_IF_ERROR(CheckRange(field.c_str(), std::optional<float>(bias), -100, 100));
+    RETURN_IF_ERROR(CheckRange(field.c_str(), std::optional<float>(bias), kLogitBiasRange));
     if (!biased.insert(token_id).second) {
       return Invalid(absl::StrCat("logit_bias[", i, "].token_id = ", token_id, " is given twice; give each id once"));
     }

@@ -22,6 +22,17 @@ namespace outrider::router {
 inline constexpr uint32_t kMaxChoices = 16;
 inline constexpr int32_t kMaxLogprobs = 20;
 inline constexpr int32_t kMaxLookahead = 32;
+// Ends included.
+struct ParameterRange {
+  double low;
+  double high;
+};
+inline constexpr ParameterRange kTemperatureRange{0, 100};
+inline constexpr ParameterRange kTopPRange{1e-6, 1};
+inline constexpr ParameterRange kMinPRange{0, 1};
+inline constexpr ParameterRange kRepetitionPenaltyRange{0.01, 100};
+inline constexpr ParameterRange kPenaltyRange{-100, 100};  // presence and frequency
+inline constexpr ParameterRange kLogitBiasRange{-100, 100};
 // Higher goes first.
 inline constexpr int32_t kPriorityMin = -16;
 inline constexpr int32_t kPriorityMax = 16;

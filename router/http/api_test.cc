@@ -430,7 +430,7 @@ TEST(HttpApi, RefusesBadInputAsOpenAisClientsExpect) {
   Cluster cluster;
   const auto chat = [&](const std::string& fields) { return cluster.Error(kChat, absl::StrCat(kHi, ", ", fields)); };
   EXPECT_EQ(chat(R"("temperature": "hot")"), R"(400 invalid_request_error "temperature" "invalid_type")");
-  EXPECT_EQ(chat(R"("temperature": -1)"), R"(400 invalid_request_error "temperature" null)");
+  EXPECT_EQ(chat(R"("temperature": -1)"), R"(400 invalid_request_error "temperature" "invalid_value")");
   EXPECT_EQ(chat(R"("n": 0)"), R"(400 invalid_request_error "n" "invalid_value")");
   EXPECT_EQ(chat(R"("tools": [{}])"), R"(400 invalid_request_error "tools" "unsupported_parameter")");
   EXPECT_EQ(chat(R"("stream": true, "min_tokens": 5, "max_tokens": 2)"),

@@ -18,12 +18,6 @@ constexpr char kOnlyText[] = "only text is served";
 constexpr char kNoGrammar[] =
     "answers can not be held to a format, a grammar or tools yet; ask for it in the prompt, and leave the field out";
 
-// Beyond the range of float: its end, which no parameter takes either.
-float ToFloat(double value) {
-  constexpr double kMax = std::numeric_limits<float>::max();
-  return static_cast<float>(std::clamp(value, -kMax, kMax));
-}
-
 // One message's content: a string, or parts of type text, which are joined by line ends as vLLM does it.
 std::string ReadContent(FieldReader& fields, const std::string& at, const Json& message) {
   const auto it = message.find("content");
@@ -105,15 +99,16 @@ void ReadCommon(FieldReader& fields, GenerationRequest* parsed, v1::GenerateRequ
     if (!parsed->stream) fields.Fail("return_token_origins", "is about streams; leave it out, or set stream to true");
   }
 
-  const auto number = [&](const char* name, auto set) {
-    if (const auto value = fields.Number(name); value.has_value()) (request->*set)(ToFloat(*value));
+  const auto number = [&](const char* name, const ParameterRange& range, auto set) {
+    const auto value = fields.Number(name, range.low, range.high);
+    if (value.has_value()) (request->*set)(static_cast<float>(*value));
   };
-  number("temperature", &v1::GenerateRequest::set_temperature);
-  number("top_p", &v1::GenerateRequest::set_top_p);
-  number("min_p", &v1::GenerateRequest::set_min_p);
-  number("repetition_penalty", &v1::GenerateRequest::set_repetition_penalty);
-  number("presence_penalty", &v1::GenerateRequest::set_presence_penalty);
-  number("frequency_penalty", &v1::GenerateRequest::set_frequency_penalty);
+  number("temperature", kTemperatureRange, &v1::GenerateRequest::set_temperature);
+  number("top_p", kTopPRange, &v1::GenerateRequest::set_top_p);
+  number("min_p", kMinPRange, &v1::GenerateRequest::set_min_p);
+  number("repetition_penalty", kRepetitionPenaltyRange, &v1::GenerateRequest::set_repetition_penalty);
+  number("presence_penalty", kPenaltyRange, &v1::GenerateRequest::set_presence_penalty);
+  number("frequency_penalty", kPenaltyRange, &v1::GenerateRequest::set_frequency_penalty);
   // -1 is vLLM's other way to say that it is off.
   if (const auto top_k = fields.Integer("top_k", -1, std::numeric_limits<int32_t>::max()); top_k.has_value()) {
     request->set_top_k(*top_k < 0 ? 0 : static_cast<uint32_t>(*top_k));
@@ -142,9 +137,15 @@ void ReadCommon(FieldReader& fields, GenerationRequest* parsed, v1::GenerateRequ
         fields.Fail("logit_bias", "takes numbers by token id, such as {\"42\": -100}", "invalid_type");
         break;
       }
+      const double number = value.get<double>();
+      if (number < kLogitBiasRange.low || number > kLogitBiasRange.high) {
+        fields.Fail("logit_bias", absl::StrCat("of ", key, " = ", value.dump(), " is out of range; it takes ",
+                                               kLogitBiasRange.low, " to ", kLogitBiasRange.high));
+        break;
+      }
       v1::LogitBias& entry = *request->add_logit_bias();
       entry.set_token_id(id);
-      entry.set_bias(ToFloat(value.get<double>()));
+      entry.set_bias(static_cast<float>(number));
     }
   }
   const auto flag = [&](const char* name, auto set) {

@@ -152,6 +152,10 @@ struct Refusal {
 TEST(GenerationRequest, RefusesAChatNamingFieldAndReason) {
   const Refusal refusals[] = {
       {R"("temperature": "hot")", "temperature", "invalid_type"},
+      {R"("temperature": 1e300)", "temperature", "invalid_value"},
+      {R"("presence_penalty": 100.00000000000001)", "presence_penalty", "invalid_value"},
+      {R"("top_p": 0.00000099999999999)", "top_p", "invalid_value"},
+      {R"("logit_bias": {"7": -100.00000000000001})", "logit_bias", "invalid_value"},
       {R"("n": 0)", "n", "invalid_value"},
       {R"("n": 17)", "n", "invalid_value"},
       {R"("max_tokens": 0)", "max_tokens", "invalid_value"},
@@ -245,12 +249,12 @@ TEST(ApiError, FindsTheFieldInTheRoutersOwnMessages) {
     EXPECT_FALSE(status.ok()) << fields;
     return ToApiError(status, "messages");
   };
-  EXPECT_EQ(error(R"("temperature": -1)").param, "temperature");
-  EXPECT_EQ(error(R"("temperature": 1e300)").param, "temperature");
-  EXPECT_EQ(error(R"("top_p": 0)").param, "top_p");
+  v1::GenerateRequest hot;
+  hot.set_prompt("a");
+  hot.set_temperature(101);
+  EXPECT_EQ(ToApiError(CheckInput(ViewOf(hot))).param, "temperature");
   EXPECT_EQ(error(R"("min_tokens": 5, "max_tokens": 4)").param, "min_tokens");
   EXPECT_EQ(error(R"("stop": [""])").param, "stop");
-  EXPECT_EQ(error(R"("logit_bias": {"1": 101})").param, "logit_bias");
   EXPECT_EQ(error(R"("cache_salt": "")").param, "cache_salt");
   EXPECT_EQ(error(R"("add_generation_prompt": true, "continue_final_message": true)").param, "continue_final_message");
 }

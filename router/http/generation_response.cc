@@ -60,7 +60,14 @@ void AppendMetrics(const AnswerUsage& usage, std::string* out) {
   AppendInteger("num_spec_steps", of.rounds(), out);
   AppendInteger("num_accepted_draft_tokens", of.accepted_tokens(), out);
   AppendInteger("num_draft_tokens", of.draft_tokens(), out);
-  out->append("}}");
+  // [j]: rounds that accepted j tokens, to the longest draft.
+  const auto& histogram = of.rounds_by_accepted();
+  AppendInteger("num_spec_tokens", std::max(1, histogram.size()) - 1, out);
+  AppendJsonKey("acceptance_histogram", out);
+  out->push_back('[');
+  for (int j = 0; j < histogram.size(); ++j) absl::StrAppend(out, j == 0 ? "" : ",", histogram[j]);
+  if (histogram.empty()) out->push_back('0');
+  out->append("]}}");
 }
 
 void AppendChatToken(const text::Tokenizer* tokenizer, TokenId id, float logprob, std::string* out) {

@@ -113,12 +113,16 @@ TEST(GenerationResponse, ShowsTheSpeculationOfOneChoice) {
   usage.speculation.set_rounds(4);
   usage.speculation.set_draft_tokens(16);
   usage.speculation.set_accepted_tokens(10);
+  for (const uint32_t rounds : {1, 0, 1, 0, 2}) usage.speculation.add_rounds_by_accepted(rounds);
   const Json answer = Json::parse(RenderAnswer(Identity(true), nullptr, {{}}, usage));
   EXPECT_EQ(answer["metrics"]["speculative_decoding"], Json::parse(R"({"mean_acceptance_length": 3.5,
-      "draft_acceptance_rate": 0.625, "num_spec_steps": 4, "num_accepted_draft_tokens": 10, "num_draft_tokens": 16})"));
+      "draft_acceptance_rate": 0.625, "num_spec_steps": 4, "num_accepted_draft_tokens": 10, "num_draft_tokens": 16,
+      "num_spec_tokens": 4, "acceptance_histogram": [1, 0, 1, 0, 2]})"));
   usage.speculation.Clear();
   const Json none = Json::parse(RenderAnswer(Identity(true), nullptr, {{}}, usage));
   EXPECT_EQ(none["metrics"]["speculative_decoding"]["mean_acceptance_length"], 1.0);
+  EXPECT_EQ(none["metrics"]["speculative_decoding"]["acceptance_histogram"], Json({0}));
+  EXPECT_EQ(none["metrics"]["speculative_decoding"]["num_spec_tokens"], 0);
 }
 
 }  // namespace

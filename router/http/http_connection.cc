@@ -40,11 +40,20 @@ std::string HttpDate() {
   return std::string(text, size);
 }
 
-int StatusOf(const boost::system::error_code& error) {
-  if (error == http::error::header_limit) return 431;
-  if (error == http::error::body_limit) return 413;
-  if (error == http::error::bad_version) return 505;
-  return 400;
+struct Refusal {
+  int status;
+  std::string why;
+};
+Refusal RefusalOf(const boost::system::error_code& error, const HttpServer::Options& options) {
+  if (error == http::error::header_limit) {
+    return {431, absl::StrCat("the head of the request has more than ", options.max_head_bytes, " bytes; send less")};
+  }
+  if (error == http::error::body_limit) {
+    return {413, absl::StrCat("the body of the request has more than ", options.max_body_bytes,
+                              " bytes; send less, or raise max_message_bytes")};
+  }
+  if (error == http::error::bad_version) return {505, "this server speaks HTTP/1.1 and 1.0"};
+  return {400, absl::StrCat("this is not HTTP: ", error.message())};
 }
 
 }  // namespace
@@ -152,7 +161,8 @@ void HttpConnection::Process() {
       buffer_.consume(parser_->put(buffer_.data(), error));
       if (error == http::error::need_more) return;
       if (error) {
-        Refuse(StatusOf(error), error.message());
+        const Refusal refusal = RefusalOf(error, *environment_->options);
+        Refuse(refusal.status, refusal.why);
         return;
       }
     }

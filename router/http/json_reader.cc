@@ -100,11 +100,16 @@ std::optional<bool> FieldReader::Bool(const char* name) {
   return std::nullopt;
 }
 
-std::optional<double> FieldReader::Number(const char* name) {
+std::optional<double> FieldReader::Number(const char* name, double low, double high) {
   const Json* const value = Any(name);
   if (value == nullptr) return std::nullopt;
-  if (value->is_number()) return value->get<double>();
-  WrongKind(name, *value, "a number");
+  if (!value->is_number()) {
+    WrongKind(name, *value, "a number");
+    return std::nullopt;
+  }
+  const double number = value->get<double>();
+  if (number >= low && number <= high) return number;
+  Fail(name, absl::StrCat("= ", value->dump(), " is out of range; it takes ", low, " to ", high));
   return std::nullopt;
 }
 

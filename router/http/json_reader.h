@@ -39,7 +39,9 @@ class FieldReader {
   explicit FieldReader(const Json& object, std::string prefix = "") : object_(object), prefix_(std::move(prefix)) {}
 
   std::optional<bool> Bool(const char* name);
-  std::optional<double> Number(const char* name);
+  // Of a double, before a float would round it into the range.
+  std::optional<double> Number(const char* name, double low = -std::numeric_limits<double>::infinity(),
+                               double high = std::numeric_limits<double>::infinity());
   std::optional<std::string> String(const char* name);
   // A whole number; 3.0 is one.
   std::optional<int64_t> Integer(const char* name, int64_t low = std::numeric_limits<int64_t>::min(),

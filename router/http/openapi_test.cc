@@ -252,6 +252,7 @@ void AddCandidates(const Json& document, const Json& unresolved, Json* values) {
     // What is a whole number of 64 bits is taken as one only where it is written as one.
     if (std::abs(bound.get<double>()) > 1e15) return values->push_back(bound.get<double>() * 2);
     if (bound.is_number_integer()) values->push_back(bound.get<int64_t>() + step);
+    values->push_back(std::nextafter(bound.get<double>(), step * std::numeric_limits<double>::infinity()));
     if (bound.is_number_float()) values->push_back(bound.get<double>() * (step > 0 ? 1.001 : 0.999));
     values->push_back(bound.get<double>() + step * 0.5);
   };

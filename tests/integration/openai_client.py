@@ -140,6 +140,9 @@ def speculation():
     stats = answer.metrics["speculative_decoding"]
     check(stats["num_accepted_draft_tokens"] <= stats["num_draft_tokens"], stats)
     check(stats["mean_acceptance_length"] >= 1, stats)
+    histogram = stats["acceptance_histogram"]
+    check(len(histogram) == stats["num_spec_tokens"] + 1 and sum(histogram) == stats["num_spec_steps"], stats)
+    check(sum(j * rounds for j, rounds in enumerate(histogram)) == stats["num_accepted_draft_tokens"], stats)
 
 
 def refusals():
@@ -148,7 +151,7 @@ def refusals():
     bad = openai.BadRequestError
     refused(openai.NotFoundError, 404, "model", "model_not_found", chat(model="none"))
     refused(bad, 400, "n", "invalid_value", chat(n=0))
-    refused(bad, 400, "temperature", None, chat(temperature=-1))
+    refused(bad, 400, "temperature", "invalid_value", chat(temperature=-1))
     refused(bad, 400, "max_tokens", "invalid_parameter_combination", chat(max_completion_tokens=5))
     refused(bad, 400, "response_format", "unsupported_parameter", chat(response_format={"type": "json_object"}))
     refused(bad, 400, "tools", "unsupported_parameter",
@@ -157,7 +160,7 @@ def refusals():
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]}]))
     refused(bad, 400, "messages", "context_length_exceeded", chat(messages=[{"role": "user", "content": "a b " * 99999}]))
     refused(bad, 400, "prompt_logprobs", "unsupported_parameter", chat(extra_body={"prompt_logprobs": 1}))
-    refused(bad, 400, "temperature", None, chat(temperature=-1, stream=True))
+    refused(bad, 400, "temperature", "invalid_value", chat(temperature=-1, stream=True))
 
 
 async def asynchronous():

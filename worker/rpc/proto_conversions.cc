@@ -143,6 +143,8 @@ void UsageToProto(const Usage& usage, v1::Usage* proto) {
   proto->set_plain_steps(static_cast<uint32_t>(usage.plain_steps));
   proto->set_draft_tokens(static_cast<uint32_t>(usage.draft_tokens));
   proto->set_accepted_tokens(static_cast<uint32_t>(usage.accepted_tokens));
+  if (usage.rounds == 0) return;
+  for (int i = 0; i <= usage.longest_draft; ++i) proto->add_rounds_by_accepted(usage.rounds_by_accepted[i]);
 }
 
 v1::FinishReason FinishReasonToProto(FinishReason reason) {

@@ -242,10 +242,19 @@ TEST(TargetService, GivesTheSameTokensWithADraftWorker) {
   for (float temperature : {0.0f, 0.8f}) {
     const auto [plain, plain_usage] = Generate(0, temperature);
     EXPECT_EQ(plain_usage.rounds(), 0u);
+    EXPECT_EQ(plain_usage.rounds_by_accepted_size(), 0);
     // The target's own model drafts: everything is accepted.
     const auto [same, same_usage] = Generate(1, temperature);
     EXPECT_EQ(same, plain);
     EXPECT_GE(same_usage.rounds(), 5u);
+    const auto& by_accepted = same_usage.rounds_by_accepted();
+    uint32_t num_rounds = 0, num_accepted = 0;
+    for (int j = 0; j < by_accepted.size(); ++j) {
+      num_rounds += by_accepted[j];
+      num_accepted += by_accepted[j] * static_cast<uint32_t>(j);
+    }
+    EXPECT_EQ(num_rounds, same_usage.rounds());
+    EXPECT_EQ(num_accepted, same_usage.accepted_tokens());
     EXPECT_EQ(same_usage.accepted_tokens(), same_usage.draft_tokens());
     // A stranger drafts: next to nothing is.
     const auto [other, other_usage] = Generate(2, temperature);

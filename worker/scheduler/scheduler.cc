@@ -9,6 +9,8 @@
 
 namespace outrider {
 
+static_assert(kMaxRoundDraft == kMaxLookahead);
+
 struct Scheduler::Entry {
   Entry(SequenceId id, const Request& request, const RequestLane& lane, TimePoint now)
       : sequence(id, request, lane),
@@ -665,6 +667,10 @@ absl::Status Scheduler::ApplySpan(const Span& span, const SpanResult& result, co
   (num_draft_tokens > 0 ? entry.usage.rounds : entry.usage.plain_steps) += 1;
   entry.usage.draft_tokens += num_draft_tokens;
   entry.usage.accepted_tokens += update.num_accepted;
+  if (num_draft_tokens > 0) {
+    entry.usage.longest_draft = std::max(entry.usage.longest_draft, std::min(num_draft_tokens, kMaxRoundDraft));
+    ++entry.usage.rounds_by_accepted[std::min(update.num_accepted, kMaxRoundDraft)];
+  }
   stats_.num_rounds += num_draft_tokens > 0;
   entry.usage.output_tokens = sequence.num_output_tokens();
 

@@ -385,6 +385,15 @@ class World {
     if (usage.output_tokens != static_cast<int>(live.output.size())) {
       Wrong("usage says ", usage.output_tokens, " output tokens of ", live.output.size());
     }
+    int num_rounds = 0, num_accepted = 0;
+    for (int j = 0; j <= usage.longest_draft; ++j) {
+      num_rounds += static_cast<int>(usage.rounds_by_accepted[j]);
+      num_accepted += j * static_cast<int>(usage.rounds_by_accepted[j]);
+    }
+    if (num_rounds != usage.rounds || num_accepted != usage.accepted_tokens) {
+      Wrong("rounds by accepted tokens add up to ", num_rounds, " rounds and ", num_accepted, " tokens, not ",
+            usage.rounds, " and ", usage.accepted_tokens);
+    }
     const int num_new_tokens = usage.rounds + usage.plain_steps + usage.accepted_tokens;
     const int num_said = usage.output_tokens - live.num_delivered;
     // A run that ends inside an accepted draft has no target token; a stop string drops what was said.

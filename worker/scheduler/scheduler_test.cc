@@ -326,6 +326,8 @@ TEST_F(SchedulerTest, WaitsForADraftAsLongAsGrantedAndOthersDoNot) {
     EXPECT_EQ(update.draft_source, 7);
     EXPECT_EQ(update.usage.rounds, 1);
     EXPECT_EQ(update.usage.accepted_tokens, 2);
+    EXPECT_EQ(update.usage.longest_draft, 3);
+    EXPECT_EQ(update.usage.rounds_by_accepted[2], 1u);
   }
   EXPECT_EQ(scheduler_.Find(drafted)->num_output_tokens(), 4);
 }

@@ -1,7 +1,13 @@
 // What a sequence cost.
 #pragma once
 
+#include <array>
+#include <cstdint>
+
 namespace outrider {
+
+// The longest draft that a round verifies.
+inline constexpr int kMaxRoundDraft = 32;
 
 // rounds + plain_steps = verify passes that gave tokens; tokens a round = 1 + accepted_tokens / rounds.
 struct Usage {
@@ -12,6 +18,8 @@ struct Usage {
   int plain_steps = 0;      // steps that gave a token without a draft
   int draft_tokens = 0;     // verified
   int accepted_tokens = 0;  // of them
+  int longest_draft = 0;    // tokens of it that a round verified
+  std::array<uint32_t, kMaxRoundDraft + 1> rounds_by_accepted = {};  // [j]: rounds that accepted j
 };
 
 }  // namespace outrider
