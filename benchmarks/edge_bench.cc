@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/scheduling.h"
+#include "benchmarks/edge/engine_stream.h"
 #include "benchmarks/edge/grpc_streams.h"
 #include "benchmarks/edge/http_streams.h"
 #include "benchmarks/edge/parts.h"
@@ -40,17 +41,20 @@ that has a goal says so.
 Cases (--cases, all by default):
   first-message  open loop, --rate requests a second at random times: from a call to its first message. By turns: a
                  bare gRPC server that streams the same messages; the router over gRPC; over HTTP (SSE); over gRPC while
-                 it writes --log-rate bytes of log a second and its ledger. Ratios are to the bare server, of one round.
+                 it writes --log-rate bytes of log a second and its ledger; the engine alone, on a stream as the
+                 router's. Ratios are to the bare server, of one round.
   streams        --streams at once, each of 20 tokens a second: gaps between tokens; resident memory of a router that
                  did nothing else, by stream.
-  slow-readers   --readers streams of 25,600 tokens a second for --seconds beside an open loop of a fifth of --rate:
-                 what the others see without them, beside such that read, and beside such that stop after a message.
+  slow-readers   --readers streams of 800 KB a second for --seconds beside an open loop of a fifth of --rate: what the
+                 others see without them, beside such that read, and beside such that stop after a message; and what
+                 these cost the router's memory.
   metrics        the time of /metrics with 32 groups and 8 draft workers.
 
   --rounds 5     rounds of first-message and slow-readers
   --seconds 4    of each load in a round
   --rate 1000    requests a second of first-message
   --tokens 4     tokens of a request of first-message, one every 10 ms, the first at once
+  --link unix    how the router reaches the engine: by a socket of the file system, as in `outrider serve`, or tcp
   --connections 16   gRPC connections of the clients (HTTP: as many as requests are open)
   --streams 500  of the case streams; --stream-seconds 10 is how long they last
   --readers 16   of slow-readers, half over gRPC and half over HTTP
@@ -66,6 +70,7 @@ struct Options {
       {"--stream-seconds", 10}, {"--connections", 16}, {"--readers", 16}, {"--log-rate", 1'000'000}, {"--seed", 1}};
   bool json = false;
   bool keep = false;
+  bool engine_by_tcp = false;
 
   int operator[](const std::string& flag) const { return numbers.at(flag); }
 };
@@ -93,6 +98,10 @@ Options ParseOptions(const std::vector<std::string>& arguments) {
       for (const std::string& name : options.cases) {
         if (all.count(name) == 0) fail("there is no case '" + name + "'");
       }
+    } else if (flag == "--link") {
+      const std::string& link = arguments[++i];
+      if (link != "unix" && link != "tcp") fail("--link '" + link + "' may be unix or tcp");
+      options.engine_by_tcp = link == "tcp";
     } else if (options.numbers.count(flag) == 0) {
       fail(flag + " is unknown");
     } else if (!absl::SimpleAtoi(arguments[++i], &options.numbers[flag]) || options.numbers[flag] < 1) {
@@ -119,6 +128,7 @@ void FirstMessage(const Options& options, Parts& parts, Report& report) {
   GrpcClients to_router(plain.grpc_address, options["--connections"]);
   GrpcClients to_logging(logging.grpc_address, options["--connections"]);
   HttpClients to_http(plain.http_address);
+  EngineStream to_engine(parts.engine_address());
   struct Way {
     const char* name;
     std::function<StreamFigures(const StreamLoad&)> run;
@@ -128,7 +138,8 @@ void FirstMessage(const Options& options, Parts& parts, Report& report) {
       {"bare gRPC", [&](const StreamLoad& load) { return to_bare.Run(load); }, &parts.bare()},
       {"router, gRPC", [&](const StreamLoad& load) { return to_router.Run(load); }, plain.process.get()},
       {"router, HTTP", [&](const StreamLoad& load) { return to_http.Run(load); }, plain.process.get()},
-      {"router, gRPC, logging", [&](const StreamLoad& load) { return to_logging.Run(load); }, logging.process.get()}};
+      {"router, gRPC, logging", [&](const StreamLoad& load) { return to_logging.Run(load); }, logging.process.get()},
+      {"engine alone", [&](const StreamLoad& load) { return to_engine.Run(load); }, &parts.engine()}};
   StreamLoad load{.max_tokens = static_cast<uint32_t>(options["--tokens"])};
   load.starts = EvenStarts(100, 0.2);
   for (const Way& way : ways) way.run(load);  // connections, and what is made once
@@ -148,7 +159,9 @@ void FirstMessage(const Options& options, Parts& parts, Report& report) {
       report.Add(absl::StrCat("first message: ", name, ", p99"), "ms", p99[name]);
       report.Add(absl::StrCat("first message: ", name, ", server's processor time a request"), "us",
                  busy_us / static_cast<double>(load.starts.size()));
-      report.Add("first message: clients late, p99", "ms", Quantile(figures.late_ms, 0.99));
+      if (!figures.late_ms.empty()) {
+        report.Add("first message: clients late, p99", "ms", Quantile(figures.late_ms, 0.99));
+      }
     }
     const auto ratio = [&](const char* name, const std::map<std::string, double>& of, double goal, const char* which) {
       report.Add(absl::StrCat("first message: ", name, " / bare, ", which), "ratio", of.at(name) / of.at("bare gRPC"),
@@ -157,6 +170,8 @@ void FirstMessage(const Options& options, Parts& parts, Report& report) {
     ratio("router, gRPC", p50, 1.5, "p50");
     ratio("router, gRPC", p99, 5, "p99");
     ratio("router, HTTP", p50, 2, "p50");
+    report.Add("first message: router, gRPC / (bare + engine alone), p50", "ratio",
+               p50["router, gRPC"] / (p50["bare gRPC"] + p50["engine alone"]));
     report.Add("first message: router, gRPC, p99, logging / not", "ratio",
                p99["router, gRPC, logging"] / p99["router, gRPC"]);
   }
@@ -170,7 +185,8 @@ void Streams(const Options& options, Parts& parts, Report& report) {
   constexpr double kStartSeconds = 1;
   StreamLoad load{.starts = EvenStarts(num_streams, kStartSeconds), .pace = {.interval_ms = kIntervalMs}};
   load.max_tokens = static_cast<uint32_t>(options["--stream-seconds"] * 1000 / kIntervalMs);
-  StreamLoad warm_up{.starts = EvenStarts(20, 0.2)};
+  const StreamLoad warm_up{.starts = EvenStarts(20, 0.2)};
+  const StreamLoad connect{.starts = EvenStarts(num_streams, kStartSeconds)};
   struct Way {
     std::string name;
     int num_connections;  // 0: HTTP
@@ -184,8 +200,10 @@ void Streams(const Options& options, Parts& parts, Report& report) {
     const auto run = [&](const StreamLoad& what) {
       return way.num_connections > 0 ? over_grpc.Run(what) : over_http.Run(what);
     };
-    run(warm_up);
+    GrpcClients(router.grpc_address, 2).Run(warm_up);
+    HttpClients(router.http_address).Run(warm_up);
     const int64_t before = router.process->ResidentBytes();
+    run(connect);
     const double busy_before = router.process->ProcessorSeconds();
     StreamFigures figures;
     std::thread clients([&] { figures = run(load); });
@@ -241,7 +259,8 @@ void SlowReaders(const Options& options, Parts& parts, Report& report) {
       GrpcClients grpc_readers(router.grpc_address, num_readers / 2);
       HttpClients http_readers(router.http_address);
       // They begin a second before the others, and are cancelled as those end.
-      StreamLoad flood{.starts = EvenStarts(num_readers / 2, 0.1), .pace = {.interval_ms = 10, .num_tokens = 255}};
+      StreamLoad flood{.starts = EvenStarts(num_readers / 2, 0.1),
+                       .pace = {.interval_ms = 10, .num_tokens = 8, .long_tokens = true}};
       flood.max_tokens = 1'000'000;
       flood.stop_reading = way.stop_reading;
       flood.cancel_after = Seconds(seconds + 1);
@@ -269,8 +288,8 @@ void SlowReaders(const Options& options, Parts& parts, Report& report) {
       p99[way.name] = Quantile(figures.first_ms, 0.99);
       report.Add(absl::StrCat("slow readers: others ", way.name, ", p50"), "ms", Quantile(figures.first_ms, 0.5));
       report.Add(absl::StrCat("slow readers: others ", way.name, ", p99"), "ms", p99[way.name]);
-      if (way.stop_reading) {
-        report.Add("slow readers: router's memory a slow reader, at most", "KB",
+      if (way.readers) {
+        report.Add(absl::StrCat("slow readers: router's memory ", way.name, ", a reader, at most"), "KB",
                    static_cast<double>(resident - before) / 1024 / num_readers);
       }
     }
@@ -310,7 +329,7 @@ int Main(const std::vector<std::string>& arguments) {
   }
   Report report;
   {
-    Parts parts(folder);
+    Parts parts(folder, options.engine_by_tcp);
     const auto run = [&](const char* name, void (*run_case)(const Options&, Parts&, Report&)) {
       if (options.cases.count(name) > 0) run_case(options, parts, report);
     };

@@ -21,7 +21,7 @@ class BareStream final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
     {
       MutexLock lock(mu_);
       self_ = shared_from_this();
-      num_tokens_a_step_ = pace.num_tokens;
+      pace_ = pace;
       max_tokens_ = request.max_tokens();
       v1::Started& started = *queue_.emplace_back().mutable_started();
       started.set_request_id("00000000000000000000000000000000");
@@ -61,8 +61,8 @@ class BareStream final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   bool StepLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (complete_) return false;
     v1::Delta& delta = *queue_.emplace_back().mutable_delta();
-    for (int i = 0; i < num_tokens_a_step_ && num_made_ < max_tokens_; ++i) {
-      const TokenId id = OutputToken(num_made_++);
+    for (int i = 0; i < pace_.num_tokens && num_made_ < max_tokens_; ++i) {
+      const TokenId id = OutputToken(pace_, num_made_++);
       delta.add_token_ids(id);
       *delta.mutable_text() += static_cast<char>(id);
     }
@@ -106,7 +106,7 @@ class BareStream final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
   bool writing_ ABSL_GUARDED_BY(mu_) = false;   // the first of queue_
   bool complete_ ABSL_GUARDED_BY(mu_) = false;  // nothing more comes to queue_
   bool finished_ ABSL_GUARDED_BY(mu_) = false;
-  int num_tokens_a_step_ ABSL_GUARDED_BY(mu_) = 1;
+  OutputPace pace_ ABSL_GUARDED_BY(mu_);
   uint32_t num_prompt_tokens_ ABSL_GUARDED_BY(mu_) = 0;
   uint32_t max_tokens_ ABSL_GUARDED_BY(mu_) = 0;
   uint32_t num_made_ ABSL_GUARDED_BY(mu_) = 0;

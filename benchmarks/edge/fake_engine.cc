@@ -21,6 +21,14 @@ constexpr char kNumericsId[] = "edge-bench";
 // What each heartbeat tells of, so that the metrics page is as long as a busy cluster's.
 constexpr int kNumDraftPositions = 8;
 
+text::TokenizerDefinition Definition() {
+  text::TokenizerDefinition definition = router::ByteDefinition();
+  definition.tokens.push_back(std::string(kLongTokenBytes, 'L'));
+  definition.types.push_back(text::TokenType::kNormal);
+  CHECK(definition.tokens.size() == kVocabSize);
+  return definition;
+}
+
 }  // namespace
 
 // One lane of a request, stepped by the pacer.
@@ -123,7 +131,7 @@ class FakeEngine::RouterStream final : public grpc::ServerBidiReactor<v1::Target
     v1::Tokens& tokens = *event.mutable_tokens();
     tokens.set_first_output_index(sequence.num_made);
     for (int i = 0; i < sequence.pace.num_tokens && sequence.num_made < sequence.max_tokens; ++i) {
-      tokens.add_token_ids(OutputToken(sequence.num_made++));
+      tokens.add_token_ids(OutputToken(sequence.pace, sequence.num_made++));
     }
     if (sequence.num_made < sequence.max_tokens) return true;
     v1::TargetEvent& end = *pending_.add_events();
@@ -164,14 +172,16 @@ class FakeEngine::RouterStream final : public grpc::ServerBidiReactor<v1::Target
 
 bool FakeEngine::Sequence::Step() { return stream->Step(*this); }
 
-FakeEngine::FakeEngine() : pacer_([this] { FlushStreams(); }) {
+FakeEngine::FakeEngine(const std::string& unix_path)
+    : unix_address_("unix:" + unix_path), pacer_([this] { FlushStreams(); }) {
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(unix_address_, grpc::InsecureServerCredentials());
   builder.RegisterService(this);
   server_ = builder.BuildAndStart();
   CHECK(server_ != nullptr && port > 0);
-  address_ = absl::StrCat("127.0.0.1:", port);
+  tcp_address_ = absl::StrCat("127.0.0.1:", port);
 }
 
 void FakeEngine::FlushStreams() {
@@ -199,25 +209,25 @@ grpc::ServerUnaryReactor* FakeEngine::GetModel(grpc::CallbackServerContext* cont
   response->set_name("edge-bench");
   response->set_architecture("fake");
   response->set_max_model_len(kMaxModelLen);
-  response->set_vocab_size(router::kByteVocabSize);
+  response->set_vocab_size(kVocabSize);
   response->set_numerics_id(kNumericsId);
   response->set_numerics("reference");
   response->add_end_token_ids(router::kEndId);
-  TokenizerToProto(router::ByteDefinition(), response->mutable_tokenizer());
+  TokenizerToProto(Definition(), response->mutable_tokenizer());
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;
 }
 
-void FakeEngine::RegisterAt(const std::string& router_address, int num_groups, int num_draft_workers) {
-  const std::string fingerprint = text::Fingerprint(router::ByteDefinition());
+void FakeEngine::RegisterAt(const std::string& router_address, int num_groups, int num_draft_workers, bool by_tcp) {
+  const std::string fingerprint = text::Fingerprint(Definition());
   std::vector<v1::HeartbeatRequest> heartbeats;
   for (int i = 0; i < num_groups + num_draft_workers; ++i) {
     const bool is_group = i < num_groups;
     v1::HeartbeatRequest& heartbeat = heartbeats.emplace_back();
     heartbeat.set_worker_id(absl::StrCat(is_group ? "group-" : "draft-", is_group ? i : i - num_groups));
     heartbeat.set_incarnation(1);
-    heartbeat.set_address(address_);
+    heartbeat.set_address(address(by_tcp));
     if (is_group) {
       v1::TargetGroupStatus& status = *heartbeat.mutable_target_group();
       status.set_epoch(1);
@@ -233,7 +243,7 @@ void FakeEngine::RegisterAt(const std::string& router_address, int num_groups, i
       v1::DraftWorkerStatus& status = *heartbeat.mutable_draft_worker();
       status.set_model("edge-bench-draft");
       status.set_tokenizer_fingerprint(fingerprint);
-      status.set_vocab_size(router::kByteVocabSize);
+      status.set_vocab_size(kVocabSize);
       status.set_max_sequences(64);
     }
   }

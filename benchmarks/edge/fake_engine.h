@@ -21,11 +21,15 @@ namespace outrider::edge {
 
 class FakeEngine final : public v1::Target::CallbackService {
  public:
-  // Serves as long as the process lives.
-  FakeEngine();
+  // Listens at `unix_path`, as the groups of `outrider serve` do, and at a TCP port of this machine; serves as long as
+  // the process lives.
+  explicit FakeEngine(const std::string& unix_path);
 
-  // Sends heartbeats to the router from now on, as so many groups and draft workers.
-  void RegisterAt(const std::string& router_address, int num_groups, int num_draft_workers);
+  // Where routers reach it.
+  const std::string& address(bool by_tcp) const { return by_tcp ? tcp_address_ : unix_address_; }
+  // Sends heartbeats to the router from now on, as so many groups and draft workers, which it is to reach by TCP or by
+  // the unix: socket.
+  void RegisterAt(const std::string& router_address, int num_groups, int num_draft_workers, bool by_tcp);
 
   grpc::ServerBidiReactor<v1::TargetCommands, v1::TargetEvents>* Serve(grpc::CallbackServerContext* context) override;
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context, const v1::GetModelRequest* request,
@@ -36,7 +40,8 @@ class FakeEngine final : public v1::Target::CallbackService {
   struct Sequence;
   void FlushStreams();
 
-  std::string address_;
+  const std::string unix_address_;
+  std::string tcp_address_;
   std::unique_ptr<grpc::Server> server_;
   Mutex mu_;
   std::vector<std::shared_ptr<RouterStream>> streams_ ABSL_GUARDED_BY(mu_);

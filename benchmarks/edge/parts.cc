@@ -36,11 +36,13 @@ constexpr auto kStartMax = std::chrono::seconds(20);
 }
 
 // Each line of standard input: ROUTER_ADDRESS NUM_GROUPS NUM_DRAFT_WORKERS.
-[[noreturn]] void RunEngine() {
-  FakeEngine engine;
+[[noreturn]] void RunEngine(const std::string& folder, bool by_tcp) {
+  FakeEngine engine(folder + "/engine.sock");
+  std::printf("%s\n", engine.address(by_tcp).c_str());
+  std::fflush(stdout);
   std::string address;
   for (int num_groups, num_draft_workers; std::cin >> address >> num_groups >> num_draft_workers;) {
-    engine.RegisterAt(address, num_groups, num_draft_workers);
+    engine.RegisterAt(address, num_groups, num_draft_workers, by_tcp);
   }
   std::_Exit(0);
 }
@@ -75,15 +77,17 @@ void RunPartIfAsked(const std::vector<std::string>& arguments) {
   if (arguments.size() < 2 || arguments[0] != "--part") return;
   UseShortSlices();  // as routers do
   if (arguments[1] == "bare") RunBare();
-  if (arguments[1] == "engine") RunEngine();
-  CHECK(arguments[1] == "router" && arguments.size() == 4);
+  CHECK(arguments.size() == 4);
+  if (arguments[1] == "engine") RunEngine(arguments[2], arguments[3] == "tcp");
+  CHECK(arguments[1] == "router");
   RunRouterPart(arguments[2], std::atoi(arguments[3].c_str()));
 }
 
-Parts::Parts(std::string folder) : folder_(std::move(folder)) {
+Parts::Parts(std::string folder, bool engine_by_tcp) : folder_(std::move(folder)) {
   bare_ = ChildProcess::Start({"--part", "bare"}, folder_ + "/bare.log");
-  engine_ = ChildProcess::Start({"--part", "engine"}, folder_ + "/engine.log");
+  engine_ = ChildProcess::Start({"--part", "engine", folder_, engine_by_tcp ? "tcp" : "unix"}, folder_ + "/engine.log");
   bare_address_ = bare_->ReadLine();
+  engine_address_ = engine_->ReadLine();
 }
 
 RunningRouter Parts::StartRouter(const RouterOptions& options) {

@@ -28,11 +28,12 @@ struct RunningRouter {
 
 class Parts {
  public:
-  // Files go to `folder`.
-  explicit Parts(std::string folder);
+  // Files go to `folder`. Routers reach the engine by TCP, or by a socket of the file system.
+  Parts(std::string folder, bool engine_by_tcp);
 
   const std::string& bare_address() const { return bare_address_; }
   ChildProcess& bare() { return *bare_; }
+  const std::string& engine_address() const { return engine_address_; }
   ChildProcess& engine() { return *engine_; }
   // Ends the process if the router does not serve within 20 s.
   RunningRouter StartRouter(const RouterOptions& options);
@@ -40,7 +41,7 @@ class Parts {
  private:
   const std::string folder_;
   std::unique_ptr<ChildProcess> bare_, engine_;
-  std::string bare_address_;
+  std::string bare_address_, engine_address_;
   int num_routers_ = 0;
 };
 
