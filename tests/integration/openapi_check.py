@@ -100,7 +100,7 @@ def main():
     with urllib.request.urlopen(BASE + "/v1/models", timeout=60) as answer:
         model = json.load(answer)["data"][0]["id"]
     # Any other is answered with 404, and no further way into the API.
-    closed["components"]["schemas"]["ModelName"] = {"enum": [model, None]}
+    closed["components"]["schemas"]["ModelName"] = {"enum": [model, "", None]}
 
     wrong = copy.deepcopy(closed)
     del wrong["paths"]["/detokenize"]["post"]["responses"]["400"]
