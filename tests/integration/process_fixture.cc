@@ -1,8 +1,12 @@
 #include "tests/integration/process_fixture.h"
 
 #include <gtest/gtest.h>
+#include <net/if.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -25,9 +29,29 @@ std::string ReadFile(const std::string& path) {
   return text.str();
 }
 
+// Moves this process to a network of its own that has a loopback device.
+bool MoveApart() {
+  if (::unshare(CLONE_NEWNET) != 0 && ::unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0) return false;
+  const int socket = ::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  ifreq request{};
+  request.ifr_name[0] = 'l';
+  request.ifr_name[1] = 'o';
+  request.ifr_flags = IFF_UP;
+  const bool up = socket >= 0 && ::ioctl(socket, SIOCSIFFLAGS, &request) == 0;
+  if (socket >= 0) ::close(socket);
+  return up;
+}
+
 }  // namespace
 
-Process::Process(const std::vector<std::string>& args) {
+bool CanStartApart() {
+  const pid_t pid = ::fork();
+  if (pid == 0) ::_exit(MoveApart() ? 0 : 1);
+  int status = -1;
+  return ::waitpid(pid, &status, 0) == pid && status == 0;
+}
+
+Process::Process(const std::vector<std::string>& args, bool apart) {
   const std::string program = std::filesystem::canonical("outrider").string();
   std::vector<char*> argv = {const_cast<char*>(program.c_str())};
   for (const std::string& arg : args) argv.push_back(const_cast<char*>(arg.c_str()));
@@ -36,6 +60,7 @@ Process::Process(const std::vector<std::string>& args) {
   EXPECT_GE(pid_, 0);
   if (pid_ != 0) return;
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (apart && !MoveApart()) ::_exit(126);
   ::execv(argv[0], argv.data());
   ::_exit(127);
 }

@@ -14,7 +14,8 @@ class Process {
  public:
   // `args` after the program's name. Its log goes to the test's standard error. It is killed when the thread that
   // started it ends.
-  explicit Process(const std::vector<std::string>& args);
+  // apart: with a network of its own, as on another host; sockets with a path lead in and out.
+  explicit Process(const std::vector<std::string>& args, bool apart = false);
   // Killed if it still runs.
   ~Process();
   Process(const Process&) = delete;
@@ -31,6 +32,9 @@ class Process {
   bool reaped_ = false;
   int status_ = -1;
 };
+
+// Whether this process may start others apart.
+bool CanStartApart();
 
 // A folder of short path for sockets and address files, gone with the test program.
 std::string RuntimeFolder();

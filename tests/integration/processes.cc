@@ -47,7 +47,7 @@ Processes::Processes(const std::vector<std::string>& settings) : folder_(FolderP
   metrics_address_ = AddressIn(address_file, "metrics");
 }
 
-void Processes::StartWorker(const std::string& name, int threads, std::vector<std::string> args) {
+void Processes::StartWorker(const std::string& name, int threads, std::vector<std::string> args, bool apart) {
   std::unique_ptr<Process>& process = groups_[name];
   if (process != nullptr) {
     EXPECT_FALSE(process->Running());
@@ -55,10 +55,10 @@ void Processes::StartWorker(const std::string& name, int threads, std::vector<st
   args.insert(args.end(), {absl::StrCat("--host=unix:", address_files_[name], ".sock"),
                            absl::StrCat("--threads=", threads), "--max-model-len=512", "--max-sequences=32",
                            "--metrics-port=0", absl::StrCat("--address-file=", address_files_[name])});
-  process = std::make_unique<Process>(args);
+  process = std::make_unique<Process>(args, apart);
 }
 
-void Processes::StartGroup(const std::string& group_id, int threads, int num_ranks) {
+void Processes::StartGroup(const std::string& group_id, int threads, int num_ranks, bool ranks_apart) {
   const std::string leader_file = absl::StrCat(folder_, group_id, "-", ++num_started_);
   for (int rank = 0; rank < num_ranks; ++rank) {
     const std::string name = rank == 0 ? group_id : absl::StrCat(group_id, "/", rank);
@@ -68,7 +68,7 @@ void Processes::StartGroup(const std::string& group_id, int threads, int num_ran
                                      absl::StrCat("--tensor-parallel-size=", num_ranks), absl::StrCat("--rank=", rank)};
     args.push_back(rank == 0 ? absl::StrCat("--router-address=", grpc_address_)
                              : absl::StrCat("--leader-address=unix:", leader_file, ".sock"));
-    StartWorker(name, threads, std::move(args));
+    StartWorker(name, threads, std::move(args), ranks_apart && rank > 0);
   }
 }
 

@@ -20,8 +20,8 @@ class Processes {
   explicit Processes(const std::vector<std::string>& settings = {});
 
   // Starts a target group, or one that has ended or was taken again, and returns at once. Ranks after the first are
-  // groups by the name GROUP/RANK here.
-  void StartGroup(const std::string& group_id, int threads = 1, int num_ranks = 1);
+  // groups by the name GROUP/RANK here; ranks_apart: they are on other hosts than the first (Process).
+  void StartGroup(const std::string& group_id, int threads = 1, int num_ranks = 1, bool ranks_apart = false);
   // The same of a draft worker, a group by its id here.
   void StartDraftWorker(const std::string& worker_id);
   // A process that lives on, beside the one that is started in its place next.
@@ -48,7 +48,7 @@ class Processes {
   std::unique_ptr<Process> router_;
   std::string grpc_address_;
   std::string metrics_address_;
-  void StartWorker(const std::string& name, int threads, std::vector<std::string> args);
+  void StartWorker(const std::string& name, int threads, std::vector<std::string> args, bool apart = false);
 
   std::map<std::string, std::unique_ptr<Process>> groups_;
   std::map<std::string, std::string> address_files_;  // of the latest of each

@@ -15,6 +15,8 @@
 #include "proto/group.grpc.pb.h"
 #include "worker/group/step_broadcast.h"
 #include "worker/parallel/shm_communicator.h"
+#include "worker/parallel/star_communicator.h"
+#include "worker/rpc/exchange_link.h"
 #include "worker/rpc/status_conversions.h"
 
 namespace outrider {
@@ -27,6 +29,55 @@ std::chrono::system_clock::time_point ToSystem(TimePoint deadline) {
   return std::chrono::system_clock::now() +
          std::chrono::duration_cast<std::chrono::system_clock::duration>(deadline - std::chrono::steady_clock::now());
 }
+
+// This rank's exchange with the leader. Its call is over when it is destroyed.
+class ExchangeCall final : public grpc::ClientBidiReactor<v1::ExchangeFrame, v1::ExchangeFrame>,
+                           public ExchangeLink::Stream {
+ public:
+  ExchangeCall(v1::Group::Stub& stub, const v1::ExchangeHello& hello) : link_(std::make_shared<ExchangeLink>(0)) {
+    stub.async()->Exchange(&context_, this);
+    v1::ExchangeFrame frame;
+    *frame.mutable_hello() = hello;
+    AddHold();  // operations start outside of callbacks until EndStream
+    link_->Open(*this, std::move(frame));
+    StartCall();
+  }
+  ~ExchangeCall() override {
+    link_->Leave();
+    MutexLock lock(mu_);
+    // What was sent arrives; a leader that does not answer is not waited for long.
+    const TimePoint deadline = std::chrono::steady_clock::now() + kFollowerGrace;
+    while (!done_ && (ended_.WaitUntil(mu_, deadline) || std::chrono::steady_clock::now() < deadline)) {
+    }
+    context_.TryCancel();
+    while (!done_) ended_.Wait(mu_);
+  }
+
+  std::shared_ptr<ExchangeLink> link() const { return link_; }
+
+  void ReadFrame(v1::ExchangeFrame* frame) override { StartRead(frame); }
+  void WriteFrame(const v1::ExchangeFrame* frame) override { StartWrite(frame); }
+  void EndStream(const absl::Status&) override {
+    StartWritesDone();
+    RemoveHold();
+  }
+
+  void OnReadDone(bool ok) override { link_->ReadDone(ok); }
+  void OnWriteDone(bool ok) override { link_->WriteDone(ok); }
+  void OnDone(const grpc::Status& status) override {
+    link_->Done(FromGrpcStatus(status));
+    MutexLock lock(mu_);
+    done_ = true;
+    ended_.NotifyAll();
+  }
+
+ private:
+  grpc::ClientContext context_;
+  const std::shared_ptr<ExchangeLink> link_;
+  Mutex mu_;
+  CondVar ended_;
+  bool done_ ABSL_GUARDED_BY(mu_) = false;
+};
 
 // One stay in one group: a stream, a thread that reads it and one that tells progress.
 class Stay final : public FollowerGroup {
@@ -60,6 +111,7 @@ class Stay final : public FollowerGroup {
   const std::unique_ptr<v1::Group::Stub> stub_;
   grpc::ClientContext context_;
   std::unique_ptr<grpc::ClientReaderWriter<v1::FollowerMessage, v1::LeaderMessage>> stream_;
+  std::unique_ptr<ExchangeCall> exchange_;  // null where memory is shared
   std::unique_ptr<Communicator> communicator_;
   int64_t num_kv_blocks_ = 0;
   uint64_t epoch_ = 0;
@@ -100,20 +152,29 @@ absl::Status Stay::Enter(TimePoint deadline) {
   hello->set_incarnation(incarnation);
   hello->set_numerics_id(options_.numerics_id);
   hello->set_kv_blocks_max(static_cast<uint64_t>(std::max<int64_t>(0, options_.num_kv_blocks_max)));
+  hello->set_host(options_.host);
   stream_->Write(message);  // that it failed is told by the read
   reader_ = std::thread([this] { Read(); });
-  RETURN_IF_ERROR(Await(hello_, deadline, "answer"));
   teller_ = std::thread([this] { TellProgress(); });
   watcher_ = std::thread([this] { WatchLeader(); });
+  RETURN_IF_ERROR(Await(hello_, deadline, "say that all ranks are in"));
   std::string socket_name;
   {
     MutexLock lock(mu_);
     epoch_ = hello_->hello().epoch();
     socket_name = hello_->hello().shm_socket();
   }
-  ASSIGN_OR_RETURN(communicator_,
-                   AttachShm(socket_name, options_.rank, options_.world_size, epoch_,
-                             deadline - std::chrono::steady_clock::now(), {.timeout = options_.step_timeout}));
+  if (socket_name.empty()) {
+    v1::ExchangeHello hello_of_exchange;
+    hello_of_exchange.set_epoch(epoch_);
+    hello_of_exchange.set_rank(static_cast<uint32_t>(options_.rank));
+    exchange_ = std::make_unique<ExchangeCall>(*stub_, hello_of_exchange);
+    communicator_ = MakeStarPoint(exchange_->link(), options_.rank, options_.world_size, options_.step_timeout);
+  } else {
+    ASSIGN_OR_RETURN(communicator_,
+                     AttachShm(socket_name, options_.rank, options_.world_size, epoch_,
+                               deadline - std::chrono::steady_clock::now(), {.timeout = options_.step_timeout}));
+  }
   RETURN_IF_ERROR(Await(start_, deadline, "start the epoch"));
   MutexLock lock(mu_);
   if (ended_.has_value()) return *ended_;

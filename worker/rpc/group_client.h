@@ -1,4 +1,5 @@
-// A follower's side of a target group: it joins the leader, attaches the shared memory, and lives as long as the epoch.
+// A follower's side of a target group: it joins the leader, attaches the shared memory or, from another
+// host, opens its exchange, and lives as long as the epoch.
 //
 // RunFollowerRank is all of a rank above 0 but its model: join, make the backend, run what the leader sends. Leader and
 // followers may start in any order, and a follower that meets a leader on its way out waits for the next.
@@ -21,6 +22,7 @@
 #include "worker/group/end_of_epoch.h"
 #include "worker/group/step_progress.h"
 #include "worker/parallel/communicator.h"
+#include "worker/parallel/host_identity.h"
 #include "worker/step/step_backend.h"
 
 namespace outrider {
@@ -38,6 +40,7 @@ struct FollowerGroupOptions {
   int world_size = 2;
   std::string numerics_id;
   int64_t num_kv_blocks_max = 0;  // blocks this rank could hold
+  std::string host = HostIdentity();
   Duration join_timeout = std::chrono::seconds(120);
   // Bound of a wait within a step.
   Duration step_timeout = std::chrono::seconds(10);

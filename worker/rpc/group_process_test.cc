@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -29,7 +30,8 @@ constexpr int kWorldSize = 3;
 constexpr Duration kPatience = std::chrono::seconds(30);
 
 struct GroupUnderTest {
-  bool idle = false;  // the leader runs 20 steps, then nothing; else steps for ever
+  bool remote = false;  // ranks can not share memory
+  bool idle = false;    // the leader runs 20 steps, then nothing; else steps for ever
   // Far beyond the test's own patience unless said: what is found is not found by it.
   Duration step_timeout = std::chrono::hours(1);
   Duration silence_max = std::chrono::seconds(2);
@@ -61,17 +63,20 @@ int RunLeader(const GroupUnderTest& test, const std::string& address, int progre
 }
 
 int RunRank(const GroupUnderTest& test, const std::string& address, int rank) {
-  const absl::Status status = RunFollowerRank({.leader_address = address,
-                                               .rank = rank,
-                                               .world_size = kWorldSize,
-                                               .numerics_id = "aa",
-                                               .num_kv_blocks_max = 10,
-                                               .join_timeout = kPatience,
-                                               .step_timeout = test.step_timeout,
-                                               .silence_max = test.silence_max},
-                                              {}, [](Communicator& communicator, int64_t) {
-                                                return std::make_unique<testing::SummingBackend>(communicator, 0);
-                                              });
+  // Another host has a network of its own; where that may not be made, a name of its own must do.
+  const bool is_apart = test.remote && unshare(CLONE_NEWNET) == 0;
+  FollowerGroupOptions options{.leader_address = address,
+                               .rank = rank,
+                               .world_size = kWorldSize,
+                               .numerics_id = "aa",
+                               .num_kv_blocks_max = 10,
+                               .join_timeout = kPatience,
+                               .step_timeout = test.step_timeout,
+                               .silence_max = test.silence_max};
+  if (test.remote && !is_apart) options.host = "elsewhere";
+  const absl::Status status = RunFollowerRank(options, {}, [](Communicator& communicator, int64_t) {
+    return std::make_unique<testing::SummingBackend>(communicator, 0);
+  });
   ExitAtEndOfEpoch(status.ToString());
 }
 
@@ -122,8 +127,13 @@ class Processes {
 // What is bounded by 0.5 s, on a machine that may be busy with other things.
 void ExpectSoon(TimePoint since) { EXPECT_LT(ToMillis(std::chrono::steady_clock::now() - since), 500 + 2500); }
 
-TEST(GroupProcesses, AllEndWhenAFollowerIsKilled) {
-  Processes group({});
+// The parameter: whether ranks are on several hosts.
+class GroupProcesses : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(Hosts, GroupProcesses, ::testing::Values(false, true),
+                         [](const auto& info) { return std::string(info.param ? "Several" : "One"); });
+
+TEST_P(GroupProcesses, AllEndWhenAFollowerIsKilled) {
+  Processes group({.remote = GetParam()});
   group.Signal(1, SIGKILL);
   const TimePoint killed = std::chrono::steady_clock::now();
   group.ExpectEndsByItself(0);
@@ -131,8 +141,8 @@ TEST(GroupProcesses, AllEndWhenAFollowerIsKilled) {
   ExpectSoon(killed);
 }
 
-TEST(GroupProcesses, AllEndWhenTheLeaderIsKilled) {
-  Processes group({});
+TEST_P(GroupProcesses, AllEndWhenTheLeaderIsKilled) {
+  Processes group({.remote = GetParam()});
   group.Signal(0, SIGKILL);
   const TimePoint killed = std::chrono::steady_clock::now();
   group.ExpectEndsByItself(1);
@@ -140,8 +150,8 @@ TEST(GroupProcesses, AllEndWhenTheLeaderIsKilled) {
   ExpectSoon(killed);
 }
 
-TEST(GroupProcesses, AllEndWhenTheLeaderOfAnIdleGroupIsKilled) {
-  Processes group({.idle = true});
+TEST_P(GroupProcesses, AllEndWhenTheLeaderOfAnIdleGroupIsKilled) {
+  Processes group({.remote = GetParam(), .idle = true});
   group.Signal(0, SIGKILL);
   const TimePoint killed = std::chrono::steady_clock::now();
   group.ExpectEndsByItself(1);
@@ -149,8 +159,8 @@ TEST(GroupProcesses, AllEndWhenTheLeaderOfAnIdleGroupIsKilled) {
   ExpectSoon(killed);
 }
 
-TEST(GroupProcesses, AllEndWhenAFollowerOfAnIdleGroupIsKilled) {
-  Processes group({.idle = true});
+TEST_P(GroupProcesses, AllEndWhenAFollowerOfAnIdleGroupIsKilled) {
+  Processes group({.remote = GetParam(), .idle = true});
   group.Signal(2, SIGKILL);
   const TimePoint killed = std::chrono::steady_clock::now();
   group.ExpectEndsByItself(0);
@@ -158,8 +168,8 @@ TEST(GroupProcesses, AllEndWhenAFollowerOfAnIdleGroupIsKilled) {
   ExpectSoon(killed);
 }
 
-TEST(GroupProcesses, AllEndWhenAFollowerStandsStill) {
-  Processes group({});
+TEST_P(GroupProcesses, AllEndWhenAFollowerStandsStill) {
+  Processes group({.remote = GetParam()});
   group.Signal(1, SIGSTOP);
   group.ExpectEndsByItself(0);
   group.ExpectEndsByItself(2);
@@ -168,16 +178,16 @@ TEST(GroupProcesses, AllEndWhenAFollowerStandsStill) {
   group.ExpectEndsByItself(1);
 }
 
-TEST(GroupProcesses, AllEndWhenAFollowerOfAnIdleGroupStandsStill) {
-  Processes group({.idle = true});
+TEST_P(GroupProcesses, AllEndWhenAFollowerOfAnIdleGroupStandsStill) {
+  Processes group({.remote = GetParam(), .idle = true});
   group.Signal(1, SIGSTOP);
   group.ExpectEndsByItself(0);
   group.ExpectEndsByItself(2);
 }
 
-TEST(GroupProcesses, AllEndWhenTheLeaderStandsStill) {
+TEST_P(GroupProcesses, AllEndWhenTheLeaderStandsStill) {
   for (const bool idle : {false, true}) {
-    Processes group({.idle = idle});
+    Processes group({.remote = GetParam(), .idle = idle});
     group.Signal(0, SIGSTOP);
     group.ExpectEndsByItself(1);
     group.ExpectEndsByItself(2);
@@ -187,15 +197,15 @@ TEST(GroupProcesses, AllEndWhenTheLeaderStandsStill) {
   }
 }
 
-TEST(GroupProcesses, AllEndWhenARankIsSilentInAStepThatMayLastForAnHour) {
-  Processes group({.silence_max = std::chrono::milliseconds(500)});
+TEST_P(GroupProcesses, AllEndWhenARankIsSilentInAStepThatMayLastForAnHour) {
+  Processes group({.remote = GetParam(), .silence_max = std::chrono::milliseconds(500)});
   group.Signal(2, SIGSTOP);
   group.ExpectEndsByItself(0);
   group.ExpectEndsByItself(1);
 }
 
-TEST(GroupProcesses, AllEndWhenTheLeaderStandsStillInAStep) {
-  Processes group({.step_timeout = std::chrono::milliseconds(700)});
+TEST_P(GroupProcesses, AllEndWhenTheLeaderStandsStillInAStep) {
+  Processes group({.remote = GetParam(), .step_timeout = std::chrono::milliseconds(700)});
   group.Signal(0, SIGSTOP);
   group.Signal(1, SIGKILL);  // wherever the others were, they now miss somebody
   group.ExpectEndsByItself(2);

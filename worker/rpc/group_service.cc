@@ -4,8 +4,11 @@
 #include <sys/random.h>
 
 #include <algorithm>
+#include <atomic>
 #include <climits>
 #include <deque>
+#include <memory>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -16,8 +19,11 @@
 #include "base/status_macros.h"
 #include "proto/group.grpc.pb.h"
 #include "worker/group/group_membership.h"
+#include "worker/parallel/host_identity.h"
 #include "worker/parallel/shm_communicator.h"
 #include "worker/parallel/single_communicator.h"
+#include "worker/parallel/star_communicator.h"
+#include "worker/rpc/exchange_link.h"
 #include "worker/rpc/status_conversions.h"
 
 namespace outrider {
@@ -25,6 +31,8 @@ namespace {
 
 // How often silence is looked for.
 constexpr Duration kTickInterval = std::chrono::milliseconds(100);
+// Followers of other hosts that were told to stop have so long to go before the leader does.
+constexpr Duration kLeaveGrace = std::chrono::seconds(1);
 
 // Of a numerics_id that came over the wire; ours have 32.
 constexpr size_t kMaxNumericsIdBytes = 128;
@@ -46,12 +54,14 @@ class Group final : public LeaderGroup {
       : options_(std::move(options)),
         epoch_(epoch),
         service_(*this),
+        host_(HostIdentity()),
         membership_({.epoch = epoch,
                      .world_size = options_.world_size,
                      .numerics_id = options_.numerics_id,
                      .num_kv_blocks_max = options_.num_kv_blocks_max,
                      .silence_max = options_.silence_max,
-                     .step_max = options_.step_timeout}) {}
+                     .step_max = options_.step_timeout}),
+        links_(static_cast<size_t>(options_.world_size)) {}
   ~Group() override;
 
   absl::Status Open();
@@ -79,10 +89,12 @@ class Group final : public LeaderGroup {
 
   // Of the streams.
   absl::Status Join(JoinStream& stream, const v1::FollowerHello& hello);
+  // Once all ranks are in, tells them how they exchange.
+  void SayHello();
+  absl::StatusOr<std::shared_ptr<ExchangeLink>> Attach(const v1::ExchangeHello& hello);
   void Progress(int rank, const v1::FollowerProgress& progress);
   // `rank` is 0 for a stream that never joined.
   void StreamDone(JoinStream& stream, int rank);
-  v1::LeaderMessage Hello() const;
 
  private:
   class Service final : public v1::Group::CallbackService {
@@ -90,11 +102,16 @@ class Group final : public LeaderGroup {
     explicit Service(Group& group) : group_(group) {}
     grpc::ServerBidiReactor<v1::FollowerMessage, v1::LeaderMessage>* Join(
         grpc::CallbackServerContext* context) override;
+    grpc::ServerBidiReactor<v1::ExchangeFrame, v1::ExchangeFrame>* Exchange(
+        grpc::CallbackServerContext* context) override;
 
    private:
     Group& group_;
   };
 
+  // Waits until all ranks are in, and, if they are on several hosts, have attached.
+  absl::Status AwaitAll(TimePoint deadline, Duration timeout);
+  bool AllAttached() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return num_attached_ == options_.world_size - 1; }
   // Looks for silence and for a broken group until either is found or the group goes.
   void Watch();
   // Looks at the leader's own steps and tells them to the followers.
@@ -103,6 +120,7 @@ class Group final : public LeaderGroup {
   const Options options_;
   const uint64_t epoch_;
   Service service_;
+  const std::string host_;
   std::unique_ptr<ShmRendezvous> rendezvous_;   // null for one rank
   std::unique_ptr<Communicator> communicator_;  // set by WaitForRanks
   std::thread watcher_;
@@ -111,7 +129,11 @@ class Group final : public LeaderGroup {
   CondVar changed_;
   GroupMembership membership_ ABSL_GUARDED_BY(mu_);
   std::vector<JoinStream*> streams_ ABSL_GUARDED_BY(mu_);  // open, joined or not
-  Communicator* running_ ABSL_GUARDED_BY(mu_) = nullptr;   // communicator_, once it may be aborted
+  bool hello_said_ ABSL_GUARDED_BY(mu_) = false;
+  bool one_host_ ABSL_GUARDED_BY(mu_) = true;                              // of those that have joined
+  std::vector<std::shared_ptr<ExchangeLink>> links_ ABSL_GUARDED_BY(mu_);  // [world_size]
+  int num_attached_ ABSL_GUARDED_BY(mu_) = 0;
+  Communicator* running_ ABSL_GUARDED_BY(mu_) = nullptr;  // communicator_, once it may be aborted
   bool end_expected_ ABSL_GUARDED_BY(mu_) = false;
   bool leaving_told_ ABSL_GUARDED_BY(mu_) = false;
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
@@ -153,7 +175,7 @@ class JoinStream final : public grpc::ServerBidiReactor<v1::FollowerMessage, v1:
       if (rank_ != 0) return End(absl::InvalidArgumentError("a second hello on one stream"));
       if (absl::Status status = group_.Join(*this, received_.hello()); !status.ok()) return End(status);
       rank_ = static_cast<int>(received_.hello().rank());
-      Send(group_.Hello());
+      group_.SayHello();
     } else if (rank_ == 0) {
       return End(absl::InvalidArgumentError("the first message is no hello"));
     } else if (received_.has_progress()) {
@@ -200,8 +222,47 @@ class JoinStream final : public grpc::ServerBidiReactor<v1::FollowerMessage, v1:
   grpc::Status final_status_ ABSL_GUARDED_BY(mu_);
 };
 
+// One follower's exchange. Deletes itself when gRPC is done with it.
+class ExchangeStream final : public grpc::ServerBidiReactor<v1::ExchangeFrame, v1::ExchangeFrame>,
+                             public ExchangeLink::Stream {
+ public:
+  explicit ExchangeStream(Group& group) : group_(group) { StartRead(&hello_); }
+
+  void ReadFrame(v1::ExchangeFrame* frame) override { StartRead(frame); }
+  void WriteFrame(const v1::ExchangeFrame* frame) override { StartWrite(frame); }
+  void EndStream(const absl::Status& status) override { Finish(ToGrpcStatus(status)); }
+
+  void OnReadDone(bool ok) override {
+    if (link_ != nullptr) return link_->ReadDone(ok);
+    if (!ok) return Finish(grpc::Status::OK);
+    absl::StatusOr<std::shared_ptr<ExchangeLink>> link = group_.Attach(hello_.hello());
+    if (!link.ok()) {
+      LogWarning("an exchange was refused: ", std::string(link.status().message()));
+      return Finish(ToGrpcStatus(link.status()));
+    }
+    link_ = *std::move(link);
+    link_->Open(*this, std::nullopt);
+  }
+  void OnWriteDone(bool ok) override { link_->WriteDone(ok); }
+  void OnCancel() override { cancelled_ = true; }
+  void OnDone() override {
+    if (link_ != nullptr) link_->Done(cancelled_ ? absl::CancelledError() : absl::OkStatus());
+    delete this;
+  }
+
+ private:
+  Group& group_;
+  v1::ExchangeFrame hello_;
+  std::atomic<bool> cancelled_{false};
+  std::shared_ptr<ExchangeLink> link_;  // once it has said who it is
+};
+
 grpc::ServerBidiReactor<v1::FollowerMessage, v1::LeaderMessage>* Group::Service::Join(grpc::CallbackServerContext*) {
   return new JoinStream(group_);
+}
+
+grpc::ServerBidiReactor<v1::ExchangeFrame, v1::ExchangeFrame>* Group::Service::Exchange(grpc::CallbackServerContext*) {
+  return new ExchangeStream(group_);
 }
 
 absl::Status Group::Open() {
@@ -225,6 +286,8 @@ absl::Status Group::Join(JoinStream& stream, const v1::FollowerHello& hello) {
   if (status.ok()) {
     LogInfo("rank ", rank_hello.rank, " joined the group (epoch ", absl::Hex(epoch_), ")");
     streams_.push_back(&stream);
+    one_host_ = one_host_ && hello.host() == host_;
+    changed_.NotifyAll();
   } else {
     LogWarning("a rank was refused: ", std::string(status.message()));
   }
@@ -249,35 +312,76 @@ void Group::StreamDone(JoinStream& stream, int rank) {
   changed_.NotifyAll();
 }
 
-v1::LeaderMessage Group::Hello() const {
+void Group::SayHello() {
+  MutexLock lock(mu_);
+  if (!membership_.complete() || std::exchange(hello_said_, true)) return;
   v1::LeaderMessage message;
   message.mutable_hello()->set_epoch(epoch_);
-  message.mutable_hello()->set_shm_socket(rendezvous_->socket_name());
-  return message;
+  if (one_host_) message.mutable_hello()->set_shm_socket(rendezvous_->socket_name());
+  for (JoinStream* stream : streams_) stream->Send(message);
+}
+
+absl::StatusOr<std::shared_ptr<ExchangeLink>> Group::Attach(const v1::ExchangeHello& hello) {
+  MutexLock lock(mu_);
+  RETURN_IF_ERROR(membership_.status());
+  if (hello.epoch() != epoch_) return absl::FailedPreconditionError("an exchange of another epoch, or without hello");
+  if (!hello_said_ || one_host_) return absl::FailedPreconditionError("the ranks of this group share memory");
+  if (hello.rank() < 1 || hello.rank() >= static_cast<uint32_t>(options_.world_size)) {
+    return absl::InvalidArgumentError(absl::StrCat("rank ", hello.rank(), " is not in [1, ", options_.world_size, ")"));
+  }
+  std::shared_ptr<ExchangeLink>& link = links_[hello.rank()];
+  if (link != nullptr) return absl::AlreadyExistsError(absl::StrCat("rank ", hello.rank(), " exchanges already"));
+  link = std::make_shared<ExchangeLink>(static_cast<int>(hello.rank()));
+  ++num_attached_;
+  changed_.NotifyAll();
+  return link;
+}
+
+absl::Status Group::AwaitAll(TimePoint deadline, Duration timeout) {
+  MutexLock lock(mu_);
+  while (!membership_.complete() || (!one_host_ && !AllAttached())) {
+    RETURN_IF_ERROR(membership_.status());
+    if (changed_.WaitUntil(mu_, deadline) || std::chrono::steady_clock::now() < deadline) continue;
+    const int64_t ms = static_cast<int64_t>(ToMillis(timeout));
+    if (!membership_.complete()) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("rank ", membership_.MissingRanks(), " did not join within ", ms, " ms"));
+    }
+    return absl::DeadlineExceededError(absl::StrCat(options_.world_size - 1 - num_attached_,
+                                                    " ranks of other hosts did not exchange within ", ms, " ms"));
+  }
+  return membership_.status();
 }
 
 absl::Status Group::WaitForRanks(Duration timeout) {
+  const TimePoint deadline = std::chrono::steady_clock::now() + timeout;
   if (rendezvous_ == nullptr) {
     communicator_ = std::make_unique<SingleCommunicator>();
   } else {
-    absl::StatusOr<std::unique_ptr<Communicator>> communicator = rendezvous_->AwaitRanks(timeout);
-    MutexLock lock(mu_);
-    RETURN_IF_ERROR(membership_.status());  // the better reason, when the wait was cancelled
-    if (!communicator.ok() && !membership_.complete()) {
-      return absl::Status(
-          communicator.status().code(),
-          absl::StrCat("rank ", membership_.MissingRanks(), " did not join: ", communicator.status().message()));
+    RETURN_IF_ERROR(AwaitAll(deadline, timeout));
+    std::vector<std::shared_ptr<ByteLink>> links;
+    {
+      MutexLock lock(mu_);
+      if (!one_host_) links.assign(links_.begin(), links_.end());
     }
-    RETURN_IF_ERROR(communicator.status());
-    if (!membership_.complete()) return absl::InternalError("a rank attached to the group without joining it");
-    communicator_ = *std::move(communicator);
+    if (links.empty()) {
+      absl::StatusOr<std::unique_ptr<Communicator>> communicator =
+          rendezvous_->AwaitRanks(deadline - std::chrono::steady_clock::now());
+      MutexLock lock(mu_);
+      RETURN_IF_ERROR(membership_.status());  // the better reason, when the wait was cancelled
+      RETURN_IF_ERROR(communicator.status());
+      communicator_ = *std::move(communicator);
+    } else {
+      communicator_ = MakeStarCentre(std::move(links), options_.step_timeout);
+    }
   }
   MutexLock lock(mu_);
   running_ = communicator_.get();
   v1::LeaderMessage start;
   start.mutable_start()->set_num_kv_blocks(static_cast<uint64_t>(membership_.num_kv_blocks()));
   for (JoinStream* stream : streams_) stream->Send(start);
-  LogInfo("the group is complete: ", options_.world_size, " ranks, ", membership_.num_kv_blocks(), " KV blocks");
+  LogInfo("the group is complete: ", options_.world_size, one_host_ ? " ranks, " : " ranks on several hosts, ",
+          membership_.num_kv_blocks(), " KV blocks");
   return absl::OkStatus();
 }
 
@@ -311,6 +415,9 @@ void Group::Watch() {
     reason = std::string(status.message());
     if (running_ != nullptr) running_->Abort(reason.c_str());
     if (rendezvous_ != nullptr) rendezvous_->Cancel();
+    for (const auto& link : links_) {
+      if (link != nullptr) link->Abort(reason);
+    }
     for (JoinStream* stream : streams_) stream->End(status);
     if (stopped_) return;
   }
@@ -319,6 +426,11 @@ void Group::Watch() {
 
 void Group::Stop() {
   MutexLock lock(mu_);
+  // What ends the last step is still on its way to other hosts: they go when they have it.
+  const TimePoint deadline = std::chrono::steady_clock::now() + kLeaveGrace;
+  while (end_expected_ && !one_host_ && !streams_.empty() && !membership_.broken()) {
+    if (!changed_.WaitUntil(mu_, deadline) && std::chrono::steady_clock::now() >= deadline) break;
+  }
   stopped_ = true;
   changed_.NotifyAll();
 }

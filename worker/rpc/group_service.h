@@ -1,5 +1,6 @@
-// LeaderGroup is rank 0's side of a target group: it lets the followers in (group.proto, Join), gives them the shared
-// memory, starts the epoch when all are there, and says when and why it ended.
+// LeaderGroup is rank 0's side of a target group: it lets the followers in (group.proto, Join), tells them how
+// to exchange (shared memory, or streams where they are on several hosts), starts the epoch when all are there, and
+// says when and why it ended.
 //
 // A leader's life:
 //   ASSIGN_OR_RETURN(auto group, LeaderGroup::Create({.world_size = 2, .numerics_id = model->numerics_id(), ...}));
