@@ -1,22 +1,22 @@
-// A status for a client, with the time after which to come again in both ways that clients look for: the trailing
-// metadata grpc-retry-pushback-ms (gRPC's retry design, A6) and google.rpc.RetryInfo in grpc-status-details-bin.
+// A status for a client of gRPC, with what programs want to know of it in the forms that clients look for: google.rpc
+// messages in grpc-status-details-bin (google/rpc/error_details.proto, AIP-193), and the time after which to come again
+// also as the trailing metadata grpc-retry-pushback-ms (gRPC's retry design, A6), which the caller adds.
+//
+//   ErrorInfo     always: domain "outrider", reason ReasonOf(status) or else the code, in capitals
+//   BadRequest    INVALID_ARGUMENT about a field (FieldOf)
+//   QuotaFailure  an API key at one of its limits
+//   RetryInfo     where RetryAfterOf(status) tells a time
 //
 // Thread safety: pure functions.
 #pragma once
 
 #include <grpcpp/support/status.h>
 
-#include <string>
-
 #include "absl/status/status.h"
-#include "base/clock.h"
 
 namespace outrider::router {
 
-// `status` as google.rpc.Status with a RetryInfo in it, serialized. REQUIRES: !status.ok().
-std::string SerializeRetryInfo(const grpc::Status& status, Duration retry_after);
-
-// As ToGrpcStatus; where RetryAfterOf(status) tells a time, with the details.
+// As ToGrpcStatus, with the details. Messages beyond 2 KiB are cut in them, so that both fit what clients take.
 grpc::Status ToClientStatus(const absl::Status& status);
 
 }  // namespace outrider::router

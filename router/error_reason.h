@@ -15,6 +15,8 @@ namespace outrider::router {
 
 inline constexpr absl::string_view kReasonPayload = "outrider.dev/reason";
 inline constexpr absl::string_view kFieldPayload = "outrider.dev/field";
+// The reason where an API key is at one of its limits.
+inline constexpr absl::string_view kRateLimitExceeded = "rate_limit_exceeded";
 
 // REQUIRES: !status.ok().
 inline absl::Status WithReason(absl::Status status, absl::string_view reason) {
@@ -31,9 +33,7 @@ inline std::string ReasonOf(const absl::Status& status) {
   const auto payload = status.GetPayload(kReasonPayload);
   return payload.has_value() ? std::string(*payload) : std::string();
 }
-inline std::string FieldOf(const absl::Status& status) {
-  const auto payload = status.GetPayload(kFieldPayload);
-  return payload.has_value() ? std::string(*payload) : std::string();
-}
+// For INVALID_ARGUMENT without one, the field that the message begins with, as those of request_validation.h do.
+std::string FieldOf(const absl::Status& status);
 
 }  // namespace outrider::router

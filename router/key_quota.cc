@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "router/error_reason.h"
 #include "router/retry_after.h"
 
 namespace outrider::router {
@@ -36,10 +37,10 @@ void KeyQuota::SetLimits(const KeyLimits& limits, TimePoint now) {
 }
 
 absl::Status KeyQuota::Refused(const char* limit, uint64_t value, Duration after) const {
-  return WithRetryAfter(
+  const absl::Status refused =
       absl::ResourceExhaustedError(absl::StrCat("API key '", name_, "' is at its limit ", limit, " = ", value,
-                                                "; come again in ", static_cast<int64_t>(ToMillis(after)), " ms")),
-      after);
+                                                "; come again in ", static_cast<int64_t>(ToMillis(after)), " ms"));
+  return WithRetryAfter(WithReason(refused, kRateLimitExceeded), after);
 }
 
 absl::Status KeyQuota::Enter(TimePoint now) {

@@ -41,41 +41,6 @@ Kind KindOf(absl::StatusCode code) {
   }
 }
 
-// Messages about a field begin with its name (request_validation.h).
-std::string FieldAtFront(absl::string_view message) {
-  static constexpr absl::string_view kFields[] = {"prompt",
-                                                  "messages",
-                                                  "prompt_token_ids",
-                                                  "max_tokens",
-                                                  "min_tokens",
-                                                  "temperature",
-                                                  "top_p",
-                                                  "top_k",
-                                                  "min_p",
-                                                  "repetition_penalty",
-                                                  "presence_penalty",
-                                                  "frequency_penalty",
-                                                  "n",
-                                                  "logit_bias",
-                                                  "seed",
-                                                  "stop",
-                                                  "stop_token_ids",
-                                                  "num_logprobs",
-                                                  "lookahead",
-                                                  "priority",
-                                                  "acceptance",
-                                                  "cache_salt",
-                                                  "chat_template_kwargs",
-                                                  "continue_final_message",
-                                                  "add_generation_prompt"};
-  const size_t end = message.find_first_of(" .[:");
-  const absl::string_view word = message.substr(0, end);
-  for (const absl::string_view field : kFields) {
-    if (word == field) return std::string(field);
-  }
-  return "";
-}
-
 }  // namespace
 
 ApiError ToApiError(const absl::Status& status, absl::string_view prompt_field) {
@@ -87,7 +52,6 @@ ApiError ToApiError(const absl::Status& status, absl::string_view prompt_field) 
                  .code = ReasonOf(status)};
   if (error.code.empty()) error.code = kind.code;
   if (kind.status == 400) {
-    if (error.param.empty()) error.param = FieldAtFront(error.message);
     if (error.param == "prompt_token_ids" || error.param == "prompt" || error.code == kContextLengthExceeded) {
       error.param = std::string(prompt_field);
     }
