@@ -196,7 +196,8 @@ absl::StatusOr<std::unique_ptr<BenchEndpoint>> MakeGrpcEndpoint(const std::strin
 }
 
 absl::StatusOr<std::unique_ptr<BenchEndpoint>> MakeOpenAiEndpoint(const OpenAiEndpointOptions& options) {
-  ASSIGN_OR_RETURN(std::unique_ptr<HttpClient> client, HttpClient::Make(options.base_url, options.api_key));
+  ASSIGN_OR_RETURN(std::unique_ptr<HttpClient> client,
+                   HttpClient::Make(options.base_url, options.api_key, options.tls));
   return std::make_unique<OpenAiEndpoint>(options, std::move(client));
 }
 

@@ -13,6 +13,7 @@
 #include "cli/client_access.h"
 #include "cli/openai_stream.h"
 #include "proto/inference.pb.h"
+#include "security/tls.h"
 
 namespace outrider {
 
@@ -34,11 +35,12 @@ class BenchEndpoint {
 absl::StatusOr<std::unique_ptr<BenchEndpoint>> MakeGrpcEndpoint(const std::string& address, const ClientAccess& access);
 
 struct OpenAiEndpointOptions {
-  std::string base_url;  // http://HOST:PORT
+  std::string base_url;  // http://HOST:PORT or https
   std::string path;      // /v1/completions
   OpenAiApi api = OpenAiApi::kCompletions;
   std::string model;    // empty: the first that /v1/models names
   std::string api_key;  // empty: none
+  TlsFiles tls;         // of https (HttpClient)
 };
 absl::StatusOr<std::unique_ptr<BenchEndpoint>> MakeOpenAiEndpoint(const OpenAiEndpointOptions& options);
 

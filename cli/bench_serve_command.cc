@@ -178,9 +178,6 @@ absl::StatusOr<std::unique_ptr<BenchEndpoint>> MakeEndpoint(const CLI::App& comm
     return MakeGrpcEndpoint(flags.address.empty() ? absl::StrCat(flags.host, ":", flags.port) : flags.address,
                             flags.access);
   }
-  if (flags.access.tls || !flags.access.files.empty()) {
-    return absl::InvalidArgumentError("TLS is offered with --backend grpc only");
-  }
   if (given("--base-url") + given("--address") + given("--host") > 1) {
     return absl::InvalidArgumentError("give one of --base-url, --address and --host");
   }
@@ -189,11 +186,13 @@ absl::StatusOr<std::unique_ptr<BenchEndpoint>> MakeEndpoint(const CLI::App& comm
                                 .path = flags.endpoint,
                                 .api = chat ? OpenAiApi::kChat : OpenAiApi::kCompletions,
                                 .model = flags.model,
-                                .api_key = {}};
+                                .api_key = {},
+                                .tls = flags.access.files};
   if (options.base_url.empty()) {
     const uint32_t port = given("--port") ? flags.port : kHttpPort;
-    options.base_url =
-        absl::StrCat("http://", flags.address.empty() ? absl::StrCat(flags.host, ":", port) : flags.address);
+    const bool is_secure = flags.access.tls || !flags.access.files.empty();
+    options.base_url = absl::StrCat(is_secure ? "https://" : "http://",
+                                    flags.address.empty() ? absl::StrCat(flags.host, ":", port) : flags.address);
   }
   if (options.path.empty()) options.path = chat ? "/v1/chat/completions" : "/v1/completions";
   options.api_key = flags.access.api_key;
@@ -202,7 +201,8 @@ absl::StatusOr<std::unique_ptr<BenchEndpoint>> MakeEndpoint(const CLI::App& comm
   }
   // The page with the counters of drafts is that of the same server.
   if (!given("--metrics-address")) {
-    const absl::string_view rest = absl::StripPrefix(options.base_url, "http://");
+    absl::string_view rest = options.base_url;
+    rest = absl::StripPrefix(absl::StripPrefix(rest, "https://"), "http://");
     flags.metrics_address = std::string(rest.substr(0, rest.find('/')));
   }
   return MakeOpenAiEndpoint(options);
@@ -455,7 +455,7 @@ void AddBenchServeCommand(CLI::App& bench, int& exit_code) {
       ->type_name("[9000]")
       ->check(CLI::Range(1, 65535));
   command->add_option("--base-url", flags->base_url, "Over HTTP, instead: any server of OpenAI's API")
-      ->type_name("http://HOST:PORT");
+      ->type_name("http[s]://HOST:PORT");
   command->add_option("--endpoint", flags->endpoint, "Over HTTP: the path that requests go to")
       ->type_name("[/v1/completions or /v1/chat/completions]");
   command

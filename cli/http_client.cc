@@ -5,6 +5,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/ssl.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
 #include <chrono>
@@ -37,6 +38,46 @@ absl::Status Lost(const char* what, const Error& error) {
   return absl::UnavailableError(absl::StrCat(what, ": ", error.message()));
 }
 
+// A connection, with TLS over it or without.
+struct Connection {
+  Connection(asio::io_context& io, std::optional<asio::ssl::context>& context) : tcp(io) {
+    if (context.has_value()) tls.emplace(tcp, *context);
+  }
+  // `call` with what carries the exchange's bytes.
+  template <typename Call>
+  void With(Call call) {
+    if (tls.has_value()) {
+      call(*tls);
+    } else {
+      call(tcp);
+    }
+  }
+  beast::tcp_stream tcp;
+  std::optional<asio::ssl::stream<beast::tcp_stream&>> tls;
+};
+
+absl::Status MakeTlsContext(const TlsFiles& files, std::optional<asio::ssl::context>* context) {
+  if (absl::Status status = CheckTlsFiles(files, "tls"); !status.ok()) return status;
+  context->emplace(asio::ssl::context::tls_client);
+  Error error;
+  const auto failed = [&](const std::string& what) {
+    return absl::InvalidArgumentError(absl::StrCat("'", what, "' can not be used: ", error.message()));
+  };
+  (*context)->set_verify_mode(asio::ssl::verify_peer);
+  if (files.authorities.empty()) {
+    (*context)->set_default_verify_paths(error);
+    if (error) return failed("this system's authorities");
+  } else if ((*context)->load_verify_file(files.authorities, error); error) {
+    return failed(files.authorities);
+  }
+  if (files.certificate.empty()) return absl::OkStatus();
+  if ((*context)->use_certificate_chain_file(files.certificate, error); error) return failed(files.certificate);
+  if ((*context)->use_private_key_file(files.private_key, asio::ssl::context::pem, error); error) {
+    return failed(files.private_key);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 struct HttpClient::Core {
@@ -44,7 +85,8 @@ struct HttpClient::Core {
   tcp::resolver::results_type endpoints;
   asio::io_context io{1};
   asio::executor_work_guard<asio::io_context::executor_type> work{io.get_executor()};
-  std::vector<std::unique_ptr<beast::tcp_stream>> idle;  // of the thread
+  std::optional<asio::ssl::context> tls;          // none: plain
+  std::vector<std::unique_ptr<Connection>> idle;  // of the thread
   std::thread thread;
 };
 
@@ -54,7 +96,7 @@ class HttpClient::Exchange : public std::enable_shared_from_this<Exchange> {
       : core_(core),
         timeout_s_(timeout_s),
         callbacks_(std::move(callbacks)),
-        stream_(std::make_unique<beast::tcp_stream>(core.io)) {
+        connection_(std::make_unique<Connection>(core.io, core.tls)) {
     request_.method(body.empty() ? http::verb::get : http::verb::post);
     request_.target(core.prefix + path);
     request_.version(11);
@@ -70,7 +112,7 @@ class HttpClient::Exchange : public std::enable_shared_from_this<Exchange> {
     if (callbacks_.on_sent) callbacks_.on_sent();
     const bool again = !core_.idle.empty();
     if (again) {
-      stream_ = std::move(core_.idle.back());
+      connection_ = std::move(core_.idle.back());
       core_.idle.pop_back();
     }
     Send(again);
@@ -80,26 +122,46 @@ class HttpClient::Exchange : public std::enable_shared_from_this<Exchange> {
   void Send(bool again) {
     reused_ = again;
     if (timeout_s_ > 0) {
-      stream_->expires_after(std::chrono::microseconds(static_cast<int64_t>(1e6 * timeout_s_)));
+      connection_->tcp.expires_after(std::chrono::microseconds(static_cast<int64_t>(1e6 * timeout_s_)));
     } else {
-      stream_->expires_never();
+      connection_->tcp.expires_never();
     }
     if (again) return Write();
-    stream_->async_connect(core_.endpoints, [self = shared_from_this()](const Error& error, const tcp::endpoint&) {
-      if (error) return self->End(Lost("connect", error));
-      Error ignored;
-      self->stream_->socket().set_option(tcp::no_delay(true), ignored);
+    connection_->tcp.async_connect(core_.endpoints,
+                                   [self = shared_from_this()](const Error& error, const tcp::endpoint&) {
+                                     if (error) return self->End(Lost("connect", error));
+                                     Error ignored;
+                                     self->connection_->tcp.socket().set_option(tcp::no_delay(true), ignored);
+                                     self->ShakeHands();
+                                   });
+  }
+
+  void ShakeHands() {
+    if (!connection_->tls.has_value()) return Write();
+    auto& tls = *connection_->tls;
+    SSL_set_tlsext_host_name(tls.native_handle(), core_.host.c_str());
+    tls.set_verify_callback(asio::ssl::host_name_verification(core_.host));
+    tls.async_handshake(asio::ssl::stream_base::client, [self = shared_from_this()](const Error& error) {
+      if (error) return self->End(Lost("TLS handshake", error));
       self->Write();
     });
   }
 
   void Write() {
-    http::async_write(*stream_, request_, [self = shared_from_this()](const Error& error, size_t) {
-      if (error) return self->Fail("write", error);
-      self->parser_.emplace();
-      self->parser_->body_limit(std::numeric_limits<uint64_t>::max());
-      http::async_read_header(*self->stream_, self->buffer_, *self->parser_, [self](const Error& read_error, size_t) {
-        if (read_error) return self->Fail("read", read_error);
+    connection_->With([this](auto& stream) {
+      http::async_write(stream, request_, [self = shared_from_this()](const Error& error, size_t) {
+        if (error) return self->Fail("write", error);
+        self->ReadHeader();
+      });
+    });
+  }
+
+  void ReadHeader() {
+    parser_.emplace();
+    parser_->body_limit(std::numeric_limits<uint64_t>::max());
+    connection_->With([this](auto& stream) {
+      http::async_read_header(stream, buffer_, *parser_, [self = shared_from_this()](const Error& error, size_t) {
+        if (error) return self->Fail("read", error);
         self->Read();
       });
     });
@@ -107,32 +169,38 @@ class HttpClient::Exchange : public std::enable_shared_from_this<Exchange> {
 
   void Read() {
     if (parser_->is_done()) return End(static_cast<int>(parser_->get().result_int()));
-    http::async_read_some(*stream_, buffer_, *parser_, [self = shared_from_this()](const Error& error, size_t) {
-      std::string& body = self->parser_->get().body();
-      if (!body.empty()) {
-        self->callbacks_.on_body(static_cast<int>(self->parser_->get().result_int()), body);
-        body.clear();
-      }
-      if (error == http::error::end_of_stream || error == http::error::partial_message) {
-        return self->End(absl::UnavailableError("the connection was closed before the answer ended"));
-      }
-      if (error) return self->End(Lost("read", error));
-      self->Read();
+    connection_->With([this](auto& stream) {
+      http::async_read_some(stream, buffer_, *parser_,
+                            [self = shared_from_this()](const Error& error, size_t) { self->OnRead(error); });
     });
+  }
+
+  void OnRead(const Error& error) {
+    std::string& body = parser_->get().body();
+    if (!body.empty()) {
+      callbacks_.on_body(static_cast<int>(parser_->get().result_int()), body);
+      body.clear();
+    }
+    if (error == http::error::end_of_stream || error == http::error::partial_message ||
+        error == asio::ssl::error::stream_truncated) {
+      return End(absl::UnavailableError("the connection was closed before the answer ended"));
+    }
+    if (error) return End(Lost("read", error));
+    Read();
   }
 
   // A server may close an idle connection at the moment it is used again.
   void Fail(const char* what, const Error& error) {
     if (!reused_ || error == beast::error::timeout) return End(Lost(what, error));
-    stream_ = std::make_unique<beast::tcp_stream>(core_.io);
+    connection_ = std::make_unique<Connection>(core_.io, core_.tls);
     buffer_.clear();
     Send(false);
   }
 
   void End(absl::StatusOr<int> status) {
     if (status.ok() && parser_->keep_alive() && buffer_.size() == 0 && core_.idle.size() < kIdleMax) {
-      stream_->expires_never();
-      core_.idle.push_back(std::move(stream_));
+      connection_->tcp.expires_never();
+      core_.idle.push_back(std::move(connection_));
     }
     callbacks_.on_end(std::move(status));
   }
@@ -140,7 +208,7 @@ class HttpClient::Exchange : public std::enable_shared_from_this<Exchange> {
   Core& core_;
   const double timeout_s_;
   Callbacks callbacks_;
-  std::unique_ptr<beast::tcp_stream> stream_;
+  std::unique_ptr<Connection> connection_;
   beast::flat_buffer buffer_;
   http::request<http::string_body> request_;
   std::optional<http::response_parser<http::string_body>> parser_;
@@ -154,12 +222,20 @@ HttpClient::~HttpClient() {
   core_->thread.join();
 }
 
-absl::StatusOr<std::unique_ptr<HttpClient>> HttpClient::Make(const std::string& base_url, const std::string& api_key) {
+absl::StatusOr<std::unique_ptr<HttpClient>> HttpClient::Make(const std::string& base_url, const std::string& api_key,
+                                                             const TlsFiles& tls) {
   auto core = std::make_unique<Core>();
   absl::string_view rest = base_url;
-  if (!absl::ConsumePrefix(&rest, "http://") || rest.empty()) {
+  const bool is_secure = absl::ConsumePrefix(&rest, "https://");
+  if ((!is_secure && !absl::ConsumePrefix(&rest, "http://")) || rest.empty()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--base-url '", base_url, "' is not http://HOST:PORT; https is not offered here"));
+        absl::StrCat("--base-url '", base_url, "' is not http://HOST:PORT or https://HOST:PORT"));
+  }
+  if (is_secure) {
+    if (absl::Status status = MakeTlsContext(tls, &core->tls); !status.ok()) return status;
+  } else if (!tls.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--base-url '", base_url, "' is without TLS; the TLS files want https://"));
   }
   rest = absl::StripSuffix(rest, "/");
   const size_t slash = rest.find('/');
@@ -167,10 +243,11 @@ absl::StatusOr<std::unique_ptr<HttpClient>> HttpClient::Make(const std::string& 
   const std::string authority(rest.substr(0, slash));
   const size_t colon = authority.rfind(':');
   core->host = authority.substr(0, colon);
-  uint32_t port = 80;
+  uint32_t port = is_secure ? 443 : 80;
   if (core->host.empty() || (colon != std::string::npos &&
                              (!absl::SimpleAtoi(authority.substr(colon + 1), &port) || port == 0 || port > 65535))) {
-    return absl::InvalidArgumentError(absl::StrCat("--base-url '", base_url, "' is not http://HOST:PORT"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--base-url '", base_url, "' is not http://HOST:PORT or https://HOST:PORT"));
   }
   core->address = absl::StrCat(core->host, ":", port);
   core->api_key = api_key;

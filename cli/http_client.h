@@ -1,6 +1,6 @@
-// HttpClient calls an HTTP server from a thread of its own: many exchanges at once over connections that are used
-// again, bodies handed on as they come. It is for measuring, so nothing is tried twice but on a connection that the
-// server closed before it was used again.
+// HttpClient calls an HTTP or HTTPS server from a thread of its own: many exchanges at once over connections that are
+// used again, bodies handed on as they come. It is for measuring, so nothing is tried twice but on a connection that
+// the server closed before it was used again.
 //
 // Thread safety: Start and Call may be called from any thread.
 #pragma once
@@ -10,6 +10,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "security/tls.h"
 
 namespace outrider {
 
@@ -20,9 +21,12 @@ struct HttpReply {
 
 class HttpClient {
  public:
-  // "http://HOST[:PORT][/PATH]", without a slash at its end. INVALID_ARGUMENT: no such URL; UNAVAILABLE: the host has
-  // no address. `api_key` goes with each request as a bearer token; empty: none.
-  static absl::StatusOr<std::unique_ptr<HttpClient>> Make(const std::string& base_url, const std::string& api_key);
+  // "http://HOST[:PORT][/PATH]" or https, without a slash at its end. INVALID_ARGUMENT: no such URL, or a file of `tls`
+  // that can not be used; UNAVAILABLE: the host has no address. `api_key` goes with each request as a bearer token;
+  // empty: none. `tls`: whom to believe (else this system's authorities) and what to show; the server's certificate
+  // must name HOST.
+  static absl::StatusOr<std::unique_ptr<HttpClient>> Make(const std::string& base_url, const std::string& api_key,
+                                                          const TlsFiles& tls = {});
   // Exchanges that are open are given up without a word.
   ~HttpClient();
   HttpClient(const HttpClient&) = delete;
