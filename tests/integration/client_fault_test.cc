@@ -48,15 +48,6 @@ std::vector<v1::GenerateRequest> Requests(int max_tokens) {
   return requests;
 }
 
-std::vector<std::vector<int32_t>> Ids(const std::vector<StreamOutcome>& outcomes) {
-  std::vector<std::vector<int32_t>> ids;
-  for (const StreamOutcome& outcome : outcomes) {
-    EXPECT_EQ(outcome.code, 0) << outcome.message;
-    ids.push_back(outcome.token_ids);
-  }
-  return ids;
-}
-
 // Nothing is queued, nothing runs, and no block is held for a live sequence.
 void ExpectNothingLeft(const Processes& cluster, const std::vector<std::string>& groups) {
   Await("the router has nothing left", [&] {

@@ -34,15 +34,6 @@ std::vector<v1::GenerateRequest> Requests(bool draft) {
   return requests;
 }
 
-std::vector<std::vector<int32_t>> Ids(const std::vector<StreamOutcome>& outcomes) {
-  std::vector<std::vector<int32_t>> ids;
-  for (const StreamOutcome& outcome : outcomes) {
-    EXPECT_EQ(outcome.code, 0) << outcome.message;
-    ids.push_back(outcome.token_ids);
-  }
-  return ids;
-}
-
 int PortOf(const std::string& address) {
   int port = 0;
   EXPECT_TRUE(absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port)) << address;

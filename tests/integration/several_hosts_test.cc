@@ -31,15 +31,6 @@ std::vector<v1::GenerateRequest> Requests() {
   return requests;
 }
 
-std::vector<std::vector<int32_t>> Ids(const std::vector<StreamOutcome>& outcomes) {
-  std::vector<std::vector<int32_t>> ids;
-  for (const StreamOutcome& outcome : outcomes) {
-    EXPECT_EQ(outcome.code, 0) << outcome.message;
-    ids.push_back(outcome.token_ids);
-  }
-  return ids;
-}
-
 std::string NetworkOf(pid_t pid) { return std::filesystem::read_symlink(absl::StrCat("/proc/", pid, "/ns/net")); }
 
 TEST(SeveralHosts, GiveTheIdsOfOneAndOutliveALostRank) {

@@ -37,15 +37,6 @@ std::vector<v1::GenerateRequest> Requests(bool draft) {
   return requests;
 }
 
-std::vector<std::vector<int32_t>> Ids(const std::vector<StreamOutcome>& outcomes) {
-  std::vector<std::vector<int32_t>> ids;
-  for (const StreamOutcome& outcome : outcomes) {
-    EXPECT_EQ(outcome.code, 0) << outcome.message;
-    ids.push_back(outcome.token_ids);
-  }
-  return ids;
-}
-
 int64_t NumDrafted(const std::vector<StreamOutcome>& outcomes) {
   int64_t num_tokens = 0;
   for (const StreamOutcome& outcome : outcomes) {

@@ -1,6 +1,7 @@
 #include "tests/integration/streams.h"
 
 #include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
 
 #include <chrono>
 #include <mutex>
@@ -101,6 +102,15 @@ std::vector<StreamOutcome> RunStreams(const std::string& address, const std::vec
   }
   for (std::thread& thread : threads) thread.join();
   return outcomes;
+}
+
+std::vector<std::vector<int32_t>> Ids(const std::vector<StreamOutcome>& outcomes) {
+  std::vector<std::vector<int32_t>> ids;
+  for (const StreamOutcome& outcome : outcomes) {
+    EXPECT_EQ(outcome.code, 0) << outcome.message;
+    ids.push_back(outcome.token_ids);
+  }
+  return ids;
 }
 
 std::vector<std::string> CheckLedger(const std::string& router_log, const std::vector<StreamOutcome>& clients) {

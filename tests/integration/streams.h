@@ -41,6 +41,9 @@ StreamOutcome RunStream(v1::Inference::StubInterface& stub, const v1::GenerateRe
 std::vector<StreamOutcome> RunStreams(const std::string& address, const std::vector<v1::GenerateRequest>& requests,
                                       const std::function<void(int64_t total)>& on_tokens = {}, int deadline_s = 60);
 
+// The ids of each; a stream that did not end OK fails the test.
+std::vector<std::vector<int32_t>> Ids(const std::vector<StreamOutcome>& outcomes);
+
 // The router's ledger against its clients': each line that does not fit is an entry of the answer, so an empty answer
 // means that accepted = complete + retriable + permanent + cancelled + deadline with no remainder, that each accepted
 // request has one end, and that both sides tell the same of it. A client that left knows less: the router has it as

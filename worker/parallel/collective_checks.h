@@ -2,11 +2,16 @@
 // time and answers whether this rank saw what the slow obvious reference says.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <memory>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -16,6 +21,25 @@
 #include "worker/parallel/communicator.h"
 
 namespace outrider::testing {
+
+// Runs `body` as every rank of a group, each of which leaves when it is done; the statuses by rank.
+inline std::vector<absl::Status> RunRanks(std::vector<std::unique_ptr<Communicator>> communicators,
+                                          const std::function<absl::Status(Communicator&)>& body) {
+  std::vector<absl::Status> statuses(communicators.size());
+  std::vector<std::thread> threads;
+  for (size_t r = 0; r < communicators.size(); ++r) {
+    threads.emplace_back([&, r] {
+      statuses[r] = body(*communicators[r]);
+      communicators[r].reset();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return statuses;
+}
+
+inline void ExpectAllOk(const std::vector<absl::Status>& statuses) {
+  for (const absl::Status& status : statuses) EXPECT_TRUE(status.ok()) << status;
+}
 
 // Floats of 60 binary orders of magnitude and both signs (sums in another order give other bits), zeros of both signs.
 inline std::vector<float> RandomFloats(uint64_t seed, int rank, int64_t count) {

@@ -21,24 +21,9 @@ uint64_t Seed() {
   return seed;
 }
 
-// Runs `body` as every rank of a group; the statuses by rank.
 std::vector<absl::Status> RunRanks(int world_size, const std::function<absl::Status(Communicator&)>& body,
                                    RegionOptions options = {}) {
-  std::vector<std::unique_ptr<Communicator>> communicators = CreateLoopbackCommunicators(world_size, options);
-  std::vector<absl::Status> statuses(world_size);
-  std::vector<std::thread> threads;
-  for (int r = 0; r < world_size; ++r) {
-    threads.emplace_back([&, r] {
-      statuses[r] = body(*communicators[r]);
-      communicators[r].reset();
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  return statuses;
-}
-
-void ExpectAllOk(const std::vector<absl::Status>& statuses) {
-  for (const absl::Status& status : statuses) EXPECT_TRUE(status.ok()) << status;
+  return testing::RunRanks(CreateLoopbackCommunicators(world_size, options), body);
 }
 
 class LoopbackRanks : public ::testing::TestWithParam<int> {};
@@ -50,7 +35,7 @@ TEST_P(LoopbackRanks, SumInRankOrderBitForBitAtEverySize) {
   // chunks.
   const std::vector<int64_t> counts = {0,    1,    2,    3,    15,    16,    17,    575,   576,           577,
                                        2304, 8191, 8192, 8193, 16384, 16385, 32768, 49157, 5 * 16384 + 1, 200003};
-  ExpectAllOk(RunRanks(GetParam(), [&](Communicator& communicator) {
+  testing::ExpectAllOk(RunRanks(GetParam(), [&](Communicator& communicator) {
     for (const int64_t count : counts) RETURN_IF_ERROR(testing::CheckSum(communicator, seed, count));
     return absl::OkStatus();
   }));
@@ -58,7 +43,7 @@ TEST_P(LoopbackRanks, SumInRankOrderBitForBitAtEverySize) {
 
 TEST_P(LoopbackRanks, GatherPartsOfUnequalSizes) {
   const int world_size = GetParam();
-  ExpectAllOk(RunRanks(world_size, [&](Communicator& communicator) {
+  testing::ExpectAllOk(RunRanks(world_size, [&](Communicator& communicator) {
     for (const int64_t base : {int64_t{0}, int64_t{16}, int64_t{65536}, int64_t{150000}}) {
       std::vector<int64_t> bytes_of_rank;
       for (int r = 0; r < world_size; ++r) bytes_of_rank.push_back(base * (world_size - r - 1) + (r % 2) * 7);
@@ -70,7 +55,7 @@ TEST_P(LoopbackRanks, GatherPartsOfUnequalSizes) {
 
 TEST_P(LoopbackRanks, BroadcastFromEveryRoot) {
   const int world_size = GetParam();
-  ExpectAllOk(RunRanks(world_size, [&](Communicator& communicator) {
+  testing::ExpectAllOk(RunRanks(world_size, [&](Communicator& communicator) {
     for (int root = 0; root < world_size; ++root) {
       for (const int64_t size : {0, 1, 65536, 65537, 300000}) {
         RETURN_IF_ERROR(testing::CheckBroadcast(communicator, 2, size, root));
@@ -82,7 +67,7 @@ TEST_P(LoopbackRanks, BroadcastFromEveryRoot) {
 
 TEST_P(LoopbackRanks, BroadcastBlobsWhoseSizeOnlyTheRootKnows) {
   const int world_size = GetParam();
-  ExpectAllOk(RunRanks(world_size, [&](Communicator& communicator) {
+  testing::ExpectAllOk(RunRanks(world_size, [&](Communicator& communicator) {
     for (const int64_t size : {0, 1, 4087, 4088, 4089, 70000, 1000000}) {
       RETURN_IF_ERROR(testing::CheckBlob(communicator, 3, size, world_size - 1));
     }
@@ -94,14 +79,14 @@ TEST_P(LoopbackRanks, AgreeOverRandomRunsOfCollectives) {
   const uint64_t seed = Seed();
   // Small chunks, so that most collectives take several rounds; no spinning in half of the runs, so that ranks sleep.
   for (const int spin_us : {50, 0}) {
-    ExpectAllOk(RunRanks(
+    testing::ExpectAllOk(RunRanks(
         GetParam(), [&](Communicator& communicator) { return testing::CheckMixture(communicator, seed, 150, 100000); },
         {.spin = std::chrono::microseconds(spin_us), .chunk_bytes = 4096}));
   }
 }
 
 TEST(LoopbackCommunicator, RefusesABlobBeyondTheBoundAndGoesOn) {
-  ExpectAllOk(RunRanks(2, [&](Communicator& communicator) {
+  testing::ExpectAllOk(RunRanks(2, [&](Communicator& communicator) {
     if (communicator.rank() == 0) {
       std::string blob(static_cast<size_t>(kMaxBlobBytes) + 1, 'x');
       EXPECT_EQ(BroadcastBlob(communicator, &blob, 0).code(), absl::StatusCode::kResourceExhausted);
@@ -164,8 +149,8 @@ TEST(LoopbackCommunicator, NamesTheRankThatLeft) {
 
 TEST(LoopbackCommunicator, LetsARankLeaveAfterTheLastCollectiveItTakesPartIn) {
   for (int i = 0; i < 200; ++i) {
-    ExpectAllOk(RunRanks(3, [](Communicator& communicator) { return testing::CheckSum(communicator, 5, 10); },
-                         {.spin = std::chrono::microseconds(0)}));
+    testing::ExpectAllOk(RunRanks(3, [](Communicator& communicator) { return testing::CheckSum(communicator, 5, 10); },
+                                  {.spin = std::chrono::microseconds(0)}));
   }
 }
 

@@ -114,23 +114,8 @@ std::vector<std::unique_ptr<Communicator>> CreateStar(int world_size, Duration t
   return communicators;
 }
 
-// Runs `body` as every rank of a group; the statuses by rank.
 std::vector<absl::Status> RunRanks(int world_size, const std::function<absl::Status(Communicator&)>& body) {
-  std::vector<std::unique_ptr<Communicator>> communicators = CreateStar(world_size);
-  std::vector<absl::Status> statuses(static_cast<size_t>(world_size));
-  std::vector<std::thread> threads;
-  for (int r = 0; r < world_size; ++r) {
-    threads.emplace_back([&, r] {
-      statuses[r] = body(*communicators[r]);
-      communicators[r].reset();
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  return statuses;
-}
-
-void ExpectAllOk(const std::vector<absl::Status>& statuses) {
-  for (const absl::Status& status : statuses) EXPECT_TRUE(status.ok()) << status;
+  return testing::RunRanks(CreateStar(world_size), body);
 }
 
 class StarRanks : public ::testing::TestWithParam<int> {};
@@ -140,7 +125,7 @@ TEST_P(StarRanks, SumInRankOrderBitForBitAtEverySize) {
   const uint64_t seed = Seed();
   // Around a piece (65536), and more than are under way at a time.
   const std::vector<int64_t> counts = {0, 1, 2, 577, 2304, 65535, 65536, 65537, 7 * 65536 + 1};
-  ExpectAllOk(RunRanks(GetParam(), [&](Communicator& communicator) {
+  testing::ExpectAllOk(RunRanks(GetParam(), [&](Communicator& communicator) {
     for (const int64_t count : counts) RETURN_IF_ERROR(testing::CheckSum(communicator, seed, count));
     return absl::OkStatus();
   }));
@@ -148,7 +133,7 @@ TEST_P(StarRanks, SumInRankOrderBitForBitAtEverySize) {
 
 TEST_P(StarRanks, AgreeOverRandomRunsOfCollectives) {
   const uint64_t seed = Seed();
-  ExpectAllOk(RunRanks(
+  testing::ExpectAllOk(RunRanks(
       GetParam(), [&](Communicator& communicator) { return testing::CheckMixture(communicator, seed, 150, 600000); }));
 }
 
