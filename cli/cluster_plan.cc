@@ -156,6 +156,9 @@ std::vector<UnitPlan> PlanCluster(const ClusterOptions& options, const std::stri
       args.push_back(flag("replay", options.draft_replay));
       args.push_back(flag("replay-acceptance", options.draft_acceptance));
     }
+    if (!options.otlp_endpoint.empty()) {
+      units.back().processes[0].args.push_back(flag("otlp-endpoint", options.otlp_endpoint));
+    }
     add_health(units.back().processes[0], name);
   }
   return units;

@@ -92,7 +92,7 @@ TEST(ClusterPlan, TellsDraftWorkersWhatToReplay) {
   EXPECT_FALSE(Validate(options).ok());
 }
 
-TEST(ClusterPlan, TellsTheRouterAndLeadersWhereTracesGo) {
+TEST(ClusterPlan, TellsTheRouterLeadersAndDraftWorkersWhereTracesGo) {
   ClusterOptions options = Options();
   for (const auto& unit : PlanCluster(options, "/run/x", 2)) {
     for (const auto& process : unit.processes) {
@@ -106,6 +106,7 @@ TEST(ClusterPlan, TellsTheRouterAndLeadersWhereTracesGo) {
   EXPECT_TRUE(Has(units[0].processes[0], "--otlp-sample-ratio=0.5"));
   EXPECT_TRUE(Has(units[1].processes[0], "--otlp-endpoint=collector:4317"));
   EXPECT_FALSE(Has(units[1].processes[1], "--otlp-endpoint=collector:4317"));
+  EXPECT_TRUE(Has(units.back().processes[0], "--otlp-endpoint=collector:4317"));
 }
 
 TEST(ClusterPlan, DividesTheMachinesThreads) {

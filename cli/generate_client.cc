@@ -71,6 +71,7 @@ RequestOutcome RunOne(v1::Inference::Stub& stub, const v1::GenerateRequest& requ
         outcome.choices[finished.choice_index()].has_finished = true;
         break;
       }
+      case v1::GenerateResponse::kPromptLogprobs:
       case v1::GenerateResponse::EVENT_NOT_SET:
         break;
     }

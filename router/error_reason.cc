@@ -23,6 +23,8 @@ std::string FieldAtFront(absl::string_view message) {
                                                   "stop",
                                                   "stop_token_ids",
                                                   "num_logprobs",
+                                                  "prompt_logprobs",
+                                                  "prediction",
                                                   "lookahead",
                                                   "priority",
                                                   "acceptance",

@@ -132,6 +132,19 @@ absl::Status GenerateCall::PrepareLocked(std::shared_ptr<const ServedModel> mode
   }
   const uint64_t drawn_seed = input_.seed.has_value() ? 0 : DrawSeed();
   ASSIGN_OR_RETURN(ResolvedRequest request, ResolveRequest(input_, std::move(prompt_token_ids), bounds, drawn_seed));
+  if (input_.prediction.has_value() && model->tokenizer != nullptr) {
+    // No more tokens of it than the context has are of use, and so no more bytes.
+    const size_t num_bytes_max = static_cast<size_t>(max_model_len) * model->token_bytes_max;
+    absl::string_view prediction = input_.prediction->substr(0, num_bytes_max);
+    while (prediction.size() < input_.prediction->size() && !prediction.empty() &&
+           (static_cast<uint8_t>((*input_.prediction)[prediction.size()]) & 0xc0) == 0x80) {
+      prediction.remove_suffix(1);
+    }
+    ASSIGN_OR_RETURN(request.prediction_token_ids, model->Encode(prediction, /*add_special_tokens=*/false));
+    if (request.prediction_token_ids.size() > static_cast<size_t>(max_model_len)) {
+      request.prediction_token_ids.resize(static_cast<size_t>(max_model_len));
+    }
+  }
   model_ = std::move(model);
   lifecycle_.Prepare(std::move(request),
                      {.key = model_->key, .name = model_->name, .tokenizer = model_->tokenizer.get()});
@@ -189,6 +202,10 @@ void GenerateCall::OnTargetEvent(v1::TargetEvent& event) {
                             FromProto(tokens.logprobs()), now, commands, tokens.num_accepted());
         break;
       }
+      case v1::TargetEvent::kPromptLogprobs:
+        lifecycle_.OnPromptLogprobs(attempt_id, event.lane(), event.prompt_logprobs().first_position(),
+                                    FromProto(event.prompt_logprobs().logprobs()), commands);
+        break;
       case v1::TargetEvent::kFinished: {
         const v1::LaneFinished& finished = event.finished();
         if (const absl::StatusOr<EndReason> reason = FromProto(finished.finish_reason()); reason.ok()) {

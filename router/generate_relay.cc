@@ -1,6 +1,7 @@
 #include "router/generate_relay.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -103,6 +104,9 @@ GenerateRelay::TokensOutcome GenerateRelay::OnTokens(uint32_t lane_index, uint32
     return fail(absl::StrCat("lane ", lane_index, " continues at output token ", first_output_index, ", but ",
                              num_known, " are known"));
   }
+  if (!prompt_logprobs_done() && !token_ids.empty()) {
+    return fail(absl::StrCat("tokens before logprobs of the prompt from position ", next_prompt_position_, " on"));
+  }
   const bool wants_logprobs = request_->sampling.num_logprobs >= 0;
   if (wants_logprobs && logprobs.size() != token_ids.size()) {
     return fail(absl::StrCat(logprobs.size(), " logprobs for ", token_ids.size(), " tokens"));
@@ -143,6 +147,24 @@ GenerateRelay::TokensOutcome GenerateRelay::OnTokens(uint32_t lane_index, uint32
                      " bytes wait for it (max_stream_buffer_bytes = ", max_buffer_bytes_, "); the stream is cut"));
   }
   return outcome;
+}
+
+absl::Status GenerateRelay::OnPromptLogprobs(uint32_t lane_index, uint32_t first_position,
+                                             std::vector<RelayedLogprobs> logprobs) {
+  const size_t num_positions = request_->prompt_token_ids.size();
+  if (lane_index >= lanes_.size() || request_->sampling.num_prompt_logprobs < 0 || first_position == 0 ||
+      first_position > next_prompt_position_ || logprobs.size() > num_positions ||
+      first_position + logprobs.size() > num_positions) {
+    return absl::InternalError(absl::StrCat("the target group broke the protocol: ", logprobs.size(),
+                                            " logprobs of the prompt from position ", first_position, " in lane ",
+                                            lane_index, "; asked for are those from ", next_prompt_position_, " to ",
+                                            request_->sampling.num_prompt_logprobs < 0 ? 0 : num_positions));
+  }
+  const size_t num_repeated = std::min(next_prompt_position_ - first_position, logprobs.size());
+  next_prompt_position_ += logprobs.size() - num_repeated;
+  prompt_logprobs_.insert(prompt_logprobs_.end(), std::make_move_iterator(logprobs.begin() + num_repeated),
+                          std::make_move_iterator(logprobs.end()));
+  return absl::OkStatus();
 }
 
 absl::Status GenerateRelay::OnFinished(uint32_t lane_index, EndReason reason, const LaneUsage& usage, double queue_ms,
@@ -218,6 +240,13 @@ void GenerateRelay::OnAttemptSent(TimePoint now) {
 }
 
 bool GenerateRelay::TakeNext(ClientEvent* event) {
+  event->prompt_logprobs.clear();
+  if (!prompt_logprobs_.empty()) {
+    event->end.reset();
+    event->first_prompt_position = static_cast<uint32_t>(next_prompt_position_ - prompt_logprobs_.size());
+    event->prompt_logprobs.swap(prompt_logprobs_);
+    return true;
+  }
   if (num_pending_lanes_ == 0) return false;
   while (!lanes_[next_lane_].has_pending) next_lane_ = (next_lane_ + 1) % lanes_.size();
   Lane& lane = lanes_[next_lane_];
@@ -249,6 +278,7 @@ void GenerateRelay::DropPending() {
     lane.pending = {.choice_index = lane.pending.choice_index};
     lane.has_pending = false;
   }
+  prompt_logprobs_.clear();
   num_pending_lanes_ = 0;
   pending_bytes_ = 0;
 }

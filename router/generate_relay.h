@@ -48,6 +48,8 @@ struct LaneUsage {
   uint32_t plain_steps = 0;
   uint32_t draft_tokens = 0;
   uint32_t accepted_tokens = 0;
+  uint32_t prediction_tokens = 0;
+  uint32_t accepted_prediction_tokens = 0;
   std::vector<uint32_t> rounds_by_accepted = {};  // empty, or it adds up to rounds and accepted_tokens
 };
 
@@ -55,6 +57,7 @@ struct LaneUsage {
 struct RelayedLogprobs {
   float logprob = 0;
   std::vector<std::pair<TokenId, float>> top;
+  uint32_t rank = 0;
 };
 
 // As inference.proto's TokenOrigin.
@@ -82,6 +85,9 @@ struct ClientEvent {
     RelayTiming timing;
   };
   uint32_t choice_index = 0;
+  // Of the prompt, if not empty; then there is nothing else.
+  std::vector<RelayedLogprobs> prompt_logprobs;
+  uint32_t first_prompt_position = 0;
   // A delta if any of these is not empty; the end otherwise.
   std::vector<TokenId> token_ids;
   std::string text;
@@ -110,6 +116,9 @@ class GenerateRelay {
   // `logprobs` is empty or has one entry an id. The first `num_accepted` ids were draft tokens.
   TokensOutcome OnTokens(uint32_t lane, uint32_t first_output_index, absl::Span<const TokenId> token_ids,
                          std::vector<RelayedLogprobs> logprobs, TimePoint now, uint32_t num_accepted = 0);
+  // Of the prompt's tokens at first_position, ...; those that are known already are dropped. A gap is an error, and so
+  // are tokens before all are there. They wait for the client beside its buffer: kMaxPromptLogprobs bounds them.
+  absl::Status OnPromptLogprobs(uint32_t lane, uint32_t first_position, std::vector<RelayedLogprobs> logprobs);
   absl::Status OnFinished(uint32_t lane, EndReason reason, const LaneUsage& usage, double queue_ms, TimePoint now);
 
   // --- The group is gone. Choices that lacked only the group's confirmation of their end are finished; LanesToRun()
@@ -122,7 +131,7 @@ class GenerateRelay {
   // --- The client's side.
   // Takes the next event, if there is one: all that waits of one choice, then its end.
   bool TakeNext(ClientEvent* event);
-  bool has_pending() const { return num_pending_lanes_ > 0; }
+  bool has_pending() const { return num_pending_lanes_ > 0 || !prompt_logprobs_.empty(); }
   size_t pending_bytes() const { return pending_bytes_; }
   // Forgets what waits for the client.
   void DropPending();
@@ -134,6 +143,12 @@ class GenerateRelay {
   const std::vector<TokenId>& output_token_ids(uint32_t lane) const { return lanes_[lane].output_token_ids; }
   bool ended(uint32_t lane) const { return lanes_[lane].state == LaneState::kEnded; }
   int64_t num_output_tokens() const { return num_output_tokens_; }
+  // All logprobs of the prompt that are asked for, if any are, have come.
+  bool prompt_logprobs_done() const {
+    return request_->sampling.num_prompt_logprobs < 0 || next_prompt_position_ >= request_->prompt_token_ids.size();
+  }
+  // Something came that another group may not have said with the same bits.
+  bool has_taken() const { return num_output_tokens_ > 0 || next_prompt_position_ > 1; }
 
  private:
   enum class LaneState : uint8_t {
@@ -171,6 +186,8 @@ class GenerateRelay {
   size_t num_pending_lanes_ = 0;
   size_t pending_bytes_ = 0;
   size_t next_lane_ = 0;
+  size_t next_prompt_position_ = 1;               // the first whose logprobs did not come yet
+  std::vector<RelayedLogprobs> prompt_logprobs_;  // wait for the client: of the positions before that
   int64_t num_output_tokens_ = 0;
 };
 

@@ -54,6 +54,56 @@ std::vector<Seen> TakeAll(GenerateRelay& relay, std::vector<Seen> seen = {}) {
   return seen;
 }
 
+std::vector<RelayedLogprobs> Logprobs(int first, int count) {
+  std::vector<RelayedLogprobs> logprobs;
+  for (int i = 0; i < count; ++i) logprobs.push_back({.logprob = -0.5f * static_cast<float>(first + i), .rank = 3});
+  return logprobs;
+}
+
+TEST(GenerateRelay, RelaysLogprobsOfThePromptOnceAlsoAcrossAttempts) {
+  ResolvedRequest request = Request();
+  request.prompt_token_ids = {1, 2, 3, 4, 5, 6};
+  request.sampling.num_prompt_logprobs = 0;
+  GenerateRelay relay(&request, &Bytes(), kStart, kBigBuffer);
+  EXPECT_FALSE(relay.has_taken());
+  EXPECT_TRUE(relay.OnPromptLogprobs(0, 1, Logprobs(1, 3)).ok());
+  EXPECT_TRUE(relay.has_taken()) << "another group may have other bits";
+  EXPECT_FALSE(relay.prompt_logprobs_done());
+  ClientEvent event;
+  ASSERT_TRUE(relay.TakeNext(&event));
+  EXPECT_EQ(event.first_prompt_position, 1u);
+  EXPECT_EQ(event.prompt_logprobs.size(), 3u);
+  EXPECT_FALSE(relay.has_pending());
+  // Elsewhere all of them are told again.
+  relay.OnAttemptLost(kStart);
+  EXPECT_TRUE(relay.OnPromptLogprobs(0, 1, Logprobs(1, 2)).ok());
+  EXPECT_FALSE(relay.has_pending());
+  EXPECT_FALSE(relay.OnTokens(0, 0, IdsOf("a"), {}, kStart).status.ok()) << "before the prompt's are complete";
+  EXPECT_TRUE(relay.OnPromptLogprobs(0, 3, Logprobs(3, 3)).ok());
+  EXPECT_TRUE(relay.prompt_logprobs_done());
+  ASSERT_TRUE(relay.TakeNext(&event));
+  EXPECT_EQ(event.first_prompt_position, 4u);
+  ASSERT_EQ(event.prompt_logprobs.size(), 2u);
+  EXPECT_EQ(event.prompt_logprobs[0].logprob, -2.0f);
+  EXPECT_EQ(event.prompt_logprobs[0].rank, 3u);
+  EXPECT_TRUE(relay.OnTokens(0, 0, IdsOf("a"), {}, kStart).status.ok());
+  EXPECT_EQ(TakeAll(relay)[0].text, "a");
+}
+
+TEST(GenerateRelay, RefusesLogprobsOfThePromptThatNobodyAskedForOrThatDoNotFit) {
+  ResolvedRequest request = Request();
+  EXPECT_EQ(GenerateRelay(&request, &Bytes(), kStart, kBigBuffer).OnPromptLogprobs(0, 1, Logprobs(1, 1)).code(),
+            absl::StatusCode::kInternal);
+  request.sampling.num_prompt_logprobs = 0;
+  GenerateRelay relay(&request, &Bytes(), kStart, kBigBuffer);
+  for (const auto& [lane, first, count] : {std::tuple(0u, 0u, 1), std::tuple(0u, 2u, 1), std::tuple(0u, 1u, 3),
+                                           std::tuple(1u, 1u, 1), std::tuple(0u, 0xffffffffu, 1)}) {
+    EXPECT_EQ(relay.OnPromptLogprobs(lane, first, Logprobs(1, count)).code(), absl::StatusCode::kInternal)
+        << lane << " " << first << " " << count;
+  }
+  EXPECT_TRUE(relay.OnPromptLogprobs(0, 1, Logprobs(1, 2)).ok());
+}
+
 TEST(GenerateRelay, RelaysIdsAndTextAndOneEnd) {
   const ResolvedRequest request = Request();
   GenerateRelay relay(&request, &Bytes(), kStart, kBigBuffer);

@@ -55,6 +55,18 @@ void ToProto(const LaneUsage& usage, v1::Usage* out) {
   out->set_draft_tokens(usage.draft_tokens);
   out->set_accepted_tokens(usage.accepted_tokens);
   out->mutable_rounds_by_accepted()->Assign(usage.rounds_by_accepted.begin(), usage.rounds_by_accepted.end());
+  out->set_prediction_tokens(usage.prediction_tokens);
+  out->set_accepted_prediction_tokens(usage.accepted_prediction_tokens);
+}
+
+void ToProto(const RelayedLogprobs& logprobs, v1::TokenLogprobs* out) {
+  out->set_logprob(logprobs.logprob);
+  out->set_rank(logprobs.rank);
+  for (const auto& [token_id, logprob] : logprobs.top) {
+    v1::TokenLogprob& entry = *out->add_top();
+    entry.set_token_id(token_id);
+    entry.set_logprob(logprob);
+  }
 }
 
 WorkerIdentity IdentityOf(const v1::HeartbeatRequest& request) {
@@ -107,6 +119,8 @@ RequestInput ViewOf(const v1::GenerateRequest& request) {
   if (request.has_continue_final_message()) input.chat.continue_final_message = request.continue_final_message();
   if (request.has_chat_template_kwargs()) input.chat.template_kwargs = request.chat_template_kwargs();
   if (request.has_cache_salt()) input.cache_salt = request.cache_salt();
+  if (request.has_prompt_logprobs()) input.num_prompt_logprobs = request.prompt_logprobs();
+  if (request.has_prediction()) input.prediction = request.prediction();
   return input;
 }
 
@@ -140,12 +154,17 @@ v1::Submit ToSubmit(const ResolvedRequest& request, const GenerateRelay& relay) 
   Append(sampling.stop_token_ids, params.mutable_stop_token_ids());
   params.set_seed(sampling.seed);
   params.set_num_logprobs(sampling.num_logprobs);
+  // What an earlier attempt told of the prompt is not asked for again, unless some of it is lacking.
+  if (sampling.num_prompt_logprobs >= 0 && !relay.prompt_logprobs_done()) {
+    params.set_num_prompt_logprobs(static_cast<uint32_t>(sampling.num_prompt_logprobs));
+  }
   params.set_acceptance(static_cast<v1::Acceptance>(sampling.acceptance));
   for (const uint32_t index : relay.LanesToRun()) {
     v1::Lane& lane = *submit.add_lanes();
     lane.set_lane(index);
     Append(relay.output_token_ids(index), lane.mutable_output_token_ids());
   }
+  Append(request.prediction_token_ids, submit.mutable_prediction_token_ids());
   submit.set_draft(request.draft);
   submit.set_lookahead(request.lookahead);
   submit.set_priority(request.priority);
@@ -168,20 +187,20 @@ void ToProto(ClientEvent& event, const std::string& numerics_id, v1::GenerateRes
     finished.set_numerics_id(numerics_id);
     return;
   }
+  if (!event.prompt_logprobs.empty()) {
+    v1::PromptLogprobs& prompt = *response->mutable_prompt_logprobs();
+    prompt.Clear();
+    prompt.set_first_position(event.first_prompt_position);
+    for (const RelayedLogprobs& token : event.prompt_logprobs) ToProto(token, prompt.add_logprobs());
+    event.prompt_logprobs.clear();
+    return;
+  }
   v1::Delta& delta = *response->mutable_delta();
   delta.Clear();
   delta.set_choice_index(event.choice_index);
   Append(event.token_ids, delta.mutable_token_ids());
   delta.mutable_text()->swap(event.text);
-  for (const RelayedLogprobs& token : event.logprobs) {
-    v1::TokenLogprobs& out = *delta.add_logprobs();
-    out.set_logprob(token.logprob);
-    for (const auto& [token_id, logprob] : token.top) {
-      v1::TokenLogprob& entry = *out.add_top();
-      entry.set_token_id(token_id);
-      entry.set_logprob(logprob);
-    }
-  }
+  for (const RelayedLogprobs& token : event.logprobs) ToProto(token, delta.add_logprobs());
   for (const TokenOrigin& origin : event.origins) {
     v1::TokenOrigin& out = *delta.add_origins();
     out.set_draft(origin.draft);
@@ -195,6 +214,7 @@ std::vector<RelayedLogprobs> FromProto(const google::protobuf::RepeatedPtrField<
   for (const v1::TokenLogprobs& token : logprobs) {
     RelayedLogprobs& entry = result.emplace_back();
     entry.logprob = token.logprob();
+    entry.rank = token.rank();
     entry.top.reserve(token.top_size());
     for (const v1::TokenLogprob& top : token.top()) entry.top.emplace_back(top.token_id(), top.logprob());
   }
@@ -208,7 +228,9 @@ LaneUsage FromProto(const v1::Usage& usage) {
                 .rounds = usage.rounds(),
                 .plain_steps = usage.plain_steps(),
                 .draft_tokens = usage.draft_tokens(),
-                .accepted_tokens = usage.accepted_tokens()};
+                .accepted_tokens = usage.accepted_tokens(),
+                .prediction_tokens = usage.prediction_tokens(),
+                .accepted_prediction_tokens = usage.accepted_prediction_tokens()};
   uint64_t num_rounds = 0, num_accepted = 0;
   for (int i = 0; i < usage.rounds_by_accepted_size() && i <= kMaxLookahead; ++i) {
     num_rounds += usage.rounds_by_accepted(i);

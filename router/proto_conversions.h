@@ -31,7 +31,7 @@ v1::Submit ToSubmit(const ResolvedRequest& request, const GenerateRelay& relay);
 
 void ToProto(const TraceContext& context, v1::TraceContext* proto);
 
-// Fills `response` with a delta or an end. `event` is left empty.
+// Fills `response` with logprobs of the prompt, a delta or an end. `event` is left empty.
 void ToProto(ClientEvent& event, const std::string& numerics_id, v1::GenerateResponse* response);
 
 std::vector<RelayedLogprobs> FromProto(const google::protobuf::RepeatedPtrField<v1::TokenLogprobs>& logprobs);

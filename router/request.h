@@ -53,6 +53,8 @@ struct RequestInput {
   std::optional<bool> include_stop_in_text;
   std::optional<bool> add_special_tokens;
   std::optional<absl::string_view> cache_salt;
+  std::optional<uint32_t> num_prompt_logprobs;
+  std::optional<absl::string_view> prediction;
   bool return_token_origins = false;
   int32_t priority = 0;
 };
@@ -83,12 +85,14 @@ struct ResolvedSampling {
   uint64_t seed = 0;
   int32_t num_logprobs = -1;
   int32_t acceptance = 0;
+  int32_t num_prompt_logprobs = -1;  // -1: none
 };
 
 // A request that can be sent to a group.
 struct ResolvedRequest {
   std::vector<TokenId> prompt_token_ids;
   ResolvedSampling sampling;
+  std::vector<TokenId> prediction_token_ids;  // what the output may be; of no consequence to it
   std::vector<std::string> stop;
   uint32_t num_choices = 1;
   bool draft = true;

@@ -51,6 +51,8 @@ uint64_t FingerprintOf(const ResolvedRequest& request) {
   hasher.Add(sampling.end_token_ids);
   hasher.Add(sampling.stop_token_ids);
   hasher.Add(static_cast<uint32_t>(sampling.num_logprobs));
+  hasher.Add(static_cast<uint32_t>(sampling.num_prompt_logprobs));
+  hasher.Add(request.prediction_token_ids);
   return hasher.hash();
 }
 
@@ -79,7 +81,7 @@ RoutingNeeds RequestLifecycle::Needs() const {
     ++needs.num_lanes;
     needs.num_tokens += request_.sampling.max_tokens - relay_->output_token_ids(lane).size();
   }
-  if (relay_->num_output_tokens() > 0) needs.numerics_id = numerics_id_;
+  if (relay_->has_taken()) needs.numerics_id = numerics_id_;
   return needs;
 }
 
@@ -192,6 +194,14 @@ void RequestLifecycle::OnTokens(uint64_t attempt_id, uint32_t lane, uint32_t fir
   Flush(commands);
 }
 
+void RequestLifecycle::OnPromptLogprobs(uint64_t attempt_id, uint32_t lane, uint32_t first_position,
+                                        std::vector<RelayedLogprobs> logprobs, Commands& commands) {
+  if (!Takes(attempt_id, commands)) return;
+  const absl::Status status = relay_->OnPromptLogprobs(lane, first_position, std::move(logprobs));
+  if (!status.ok()) FailBroken(status, commands);
+  Flush(commands);
+}
+
 void RequestLifecycle::OnLaneFinished(uint64_t attempt_id, uint32_t lane, EndReason reason, const LaneUsage& usage,
                                       double queue_ms, TimePoint now, Commands& commands) {
   if (!Takes(attempt_id, commands)) return;
@@ -207,8 +217,7 @@ void RequestLifecycle::OnLaneFinished(uint64_t attempt_id, uint32_t lane, EndRea
 void RequestLifecycle::OnLaneFailed(uint64_t attempt_id, const absl::Status& status, TimePoint now,
                                     Commands& commands) {
   if (!Takes(attempt_id, commands)) return;
-  const LostAttempt lost{
-      .attempt = 1 + num_replays_, .tokens_delivered = relay_->num_output_tokens() > 0, .code = status.code()};
+  const LostAttempt lost{.attempt = 1 + num_replays_, .tokens_delivered = relay_->has_taken(), .code = status.code()};
   if (lost.code == absl::StatusCode::kUnavailable || DecideRetry(lost) != RetryDecision::kGiveUp) {
     // The group is there, but does not take this now: what its last heartbeat told is old.
     commands.push_back(HoldGroup());
@@ -280,8 +289,8 @@ void RequestLifecycle::LoseAttempt(const absl::Status& status, TimePoint now, Co
     return;
   }
   lost_because_ = absl::StrCat(status.message(), " after ", relay_->num_output_tokens(), " output tokens");
-  const RetryDecision decision = DecideRetry(
-      {.attempt = 1 + num_replays_, .tokens_delivered = relay_->num_output_tokens() > 0, .code = status.code()});
+  const RetryDecision decision =
+      DecideRetry({.attempt = 1 + num_replays_, .tokens_delivered = relay_->has_taken(), .code = status.code()});
   if (decision != RetryDecision::kGiveUp) {
     ++num_replays_;
     waits_since_ = now;

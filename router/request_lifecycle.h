@@ -146,6 +146,8 @@ class RequestLifecycle {
   // `logprobs` is empty or has one entry an id. The first `num_accepted` ids were draft tokens.
   void OnTokens(uint64_t attempt_id, uint32_t lane, uint32_t first_output_index, absl::Span<const TokenId> token_ids,
                 std::vector<RelayedLogprobs> logprobs, TimePoint now, Commands& commands, uint32_t num_accepted = 0);
+  void OnPromptLogprobs(uint64_t attempt_id, uint32_t lane, uint32_t first_position,
+                        std::vector<RelayedLogprobs> logprobs, Commands& commands);
   void OnLaneFinished(uint64_t attempt_id, uint32_t lane, EndReason reason, const LaneUsage& usage, double queue_ms,
                       TimePoint now, Commands& commands);
   void OnLaneFailed(uint64_t attempt_id, const absl::Status& status, TimePoint now, Commands& commands);

@@ -152,6 +152,14 @@ absl::Status CheckInput(const RequestInput& input) {
   RETURN_IF_ERROR(CheckRange("frequency_penalty", input.frequency_penalty, kPenaltyRange, "; 0 is off"));
   RETURN_IF_ERROR(CheckRange("n", input.num_choices, 1, kMaxChoices));
   RETURN_IF_ERROR(CheckRange("num_logprobs", input.num_logprobs, -1, kMaxLogprobs, "; -1 is none"));
+  RETURN_IF_ERROR(CheckRange("prompt_logprobs", input.num_prompt_logprobs, 0, kMaxLogprobs, "; leave it out for none"));
+  if (input.prediction.has_value()) {
+    if (input.prediction->size() > kMaxPredictionBytes) {
+      return Invalid(absl::StrCat("prediction is ", input.prediction->size(), " bytes; at most ", kMaxPredictionBytes,
+                                  " are allowed"));
+    }
+    RETURN_IF_ERROR(CheckUtf8("prediction", *input.prediction));
+  }
   RETURN_IF_ERROR(CheckRange("lookahead", input.lookahead, -1, kMaxLookahead, "; -1 is auto"));
   RETURN_IF_ERROR(CheckRange("priority", std::optional<int32_t>(input.priority), kPriorityMin, kPriorityMax));
   RETURN_IF_ERROR(CheckRange("acceptance", input.acceptance, 0, 1, "; 0 is coupled, 1 is rejection"));
@@ -222,6 +230,14 @@ absl::StatusOr<ResolvedRequest> ResolveRequest(const RequestInput& input, std::v
                              model.max_model_len, " for prompt and output; shorten the prompt")),
         kContextLengthExceeded);
   }
+  if (input.num_prompt_logprobs.has_value()) {
+    const int64_t num_logprobs = num_prompt_tokens * (1 + int64_t{*input.num_prompt_logprobs});
+    if (num_logprobs > kMaxPromptLogprobs) {
+      return Invalid(absl::StrCat("prompt_logprobs = ", *input.num_prompt_logprobs, " for a prompt of ",
+                                  num_prompt_tokens, " tokens makes ", num_logprobs, " logprobs; at most ",
+                                  kMaxPromptLogprobs, " are given: ask for fewer a token, or shorten the prompt"));
+    }
+  }
   RETURN_IF_ERROR(CheckIds("stop_token_ids", input.stop_token_ids, model.vocab_size));
   for (size_t i = 0; i < input.logit_bias.size(); ++i) {
     const TokenId id = input.logit_bias[i].first;
@@ -257,6 +273,9 @@ absl::StatusOr<ResolvedRequest> ResolveRequest(const RequestInput& input, std::v
   sampling.seed = input.seed.value_or(drawn_seed);
   sampling.num_logprobs = input.num_logprobs.value_or(-1);
   sampling.acceptance = input.acceptance.value_or(0);
+  if (input.num_prompt_logprobs.has_value()) {
+    sampling.num_prompt_logprobs = static_cast<int32_t>(*input.num_prompt_logprobs);
+  }
   request.prompt_token_ids = std::move(prompt_token_ids);
   for (const absl::string_view stop : input.stop) request.stop.emplace_back(stop);
   request.num_choices = input.num_choices.value_or(1);

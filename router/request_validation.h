@@ -42,6 +42,10 @@ inline constexpr size_t kMaxStopTokenIds = 128;
 inline constexpr size_t kMaxMessages = 4096;
 inline constexpr size_t kMaxTemplateKwargsBytes = 65536;
 inline constexpr size_t kMaxCacheSaltBytes = 1024;
+inline constexpr size_t kMaxPredictionBytes = 1 << 20;
+// Logprobs of a prompt altogether: its tokens times 1 + num_prompt_logprobs. They wait in memory for the client, so
+// this bounds them, at 12 bytes each on the wire.
+inline constexpr int64_t kMaxPromptLogprobs = 1 << 17;
 
 // The status of a prompt that the context has no room for carries this code (error_reason.h).
 inline constexpr absl::string_view kContextLengthExceeded = "context_length_exceeded";

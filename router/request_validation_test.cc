@@ -30,6 +30,32 @@ void ExpectInvalid(const absl::Status& status, const std::vector<std::string>& p
 
 TEST(RequestValidation, TakesAPlainPrompt) { EXPECT_TRUE(CheckInput(Text("hi")).ok()); }
 
+TEST(RequestValidation, BoundsLogprobsOfThePromptAltogether) {
+  RequestInput input = Text("hi");
+  input.num_prompt_logprobs = 20;
+  ModelBounds model = kModel;
+  model.max_model_len = 100000;
+  EXPECT_EQ(ResolveRequest(input, std::vector<TokenId>(6241, 1), model, 0)->sampling.num_prompt_logprobs, 20);
+  ExpectInvalid(ResolveRequest(input, std::vector<TokenId>(6242, 1), model, 0).status(),
+                {"prompt_logprobs = 20", "6242 tokens", "131082", "131072"});
+  input.num_prompt_logprobs = 21;
+  ExpectInvalid(CheckInput(input), {"prompt_logprobs = 21", "0 to 20"});
+  input.num_prompt_logprobs.reset();
+  EXPECT_EQ(ResolveRequest(input, {1}, model, 0)->sampling.num_prompt_logprobs, -1);
+}
+
+TEST(RequestValidation, BoundsThePrediction) {
+  RequestInput input = Text("hi");
+  const std::string longest(kMaxPredictionBytes, 'a');
+  input.prediction = longest;
+  EXPECT_TRUE(CheckInput(input).ok());
+  const std::string longer = longest + "a";
+  input.prediction = longer;
+  ExpectInvalid(CheckInput(input), {"prediction is 1048577 bytes"});
+  input.prediction = "\xff";
+  ExpectInvalid(CheckInput(input), {"prediction is not UTF-8 at byte 0"});
+}
+
 TEST(RequestValidation, WantsExactlyOneKindOfPrompt) {
   ExpectInvalid(CheckInput(RequestInput()), {"prompt", "messages", "prompt_token_ids"});
   RequestInput both = Text("hi");

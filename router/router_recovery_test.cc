@@ -68,6 +68,30 @@ TEST(RouterRecovery, ContinuesOnAGroupOfEqualNumericsAfterTokensWereDelivered) {
   EXPECT_EQ(received.submits[0].params().seed(), call.started->seed());
 }
 
+TEST(RouterRecovery, TellsLogprobsOfThePromptOnceThoughTheGroupIsLost) {
+  v1::GenerateRequest request = Prompt("prompt", 20);
+  request.set_prompt_logprobs(2);
+  const auto router = StartRouter();
+  FakeTarget first(Holding(*router, "a"));
+  Call call(router->grpc_address(), request);
+  ASSERT_TRUE(first.Await([](const auto& r) { return r.submits.size() == 1; }));
+  EXPECT_EQ(first.received().submits[0].params().num_prompt_logprobs(), 2u);
+  first.Permit(3);
+  call.ReadIds(3);
+  const size_t num_prompt_logprobs = call.prompt_logprobs.size();
+  EXPECT_EQ(num_prompt_logprobs, static_cast<size_t>(call.started->prompt_token_ids_size()) - 1);
+  FakeTarget equal(Hashing(*router, "c"));
+  while (ModelInfoOf(*router).num_groups() < 2) std::this_thread::yield();
+  first.Stop();
+  ASSERT_TRUE(call.Finish().ok()) << call.status.error_message();
+  EXPECT_EQ(call.ids[0].size(), 20);
+  EXPECT_EQ(call.prompt_logprobs.size(), num_prompt_logprobs);
+  EXPECT_EQ(call.prompt_logprobs[1].rank(), 2u);
+  EXPECT_EQ(call.prompt_logprobs[1].top_size(), 2);
+  ASSERT_EQ(equal.received().submits.size(), 1);
+  EXPECT_FALSE(equal.received().submits[0].params().has_num_prompt_logprobs()) << "all of them had come";
+}
+
 TEST(RouterRecovery, ContinuesOnTheSameGroupOnceItIsBack) {
   const v1::GenerateRequest request = Prompt("x", 40);
   const std::vector<TokenId> expected = UndisturbedIds(request);

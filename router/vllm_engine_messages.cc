@@ -155,6 +155,7 @@ std::vector<vllm::GenerateResponse> VllmAnswers::Take(const v1::GenerateResponse
     case v1::GenerateResponse::kFinished:
       answers.push_back(Complete(response.finished()));
       break;
+    case v1::GenerateResponse::kPromptLogprobs:
     case v1::GenerateResponse::EVENT_NOT_SET:
       break;
   }

@@ -16,6 +16,7 @@
 #include "base/status_macros.h"
 #include "base/termination.h"
 #include "text/tokenizer_definition.h"  // Fingerprint
+#include "tracing/start_tracing.h"
 #include "worker/engine/drafter.h"
 #include "worker/model/loaded_model.h"
 #include "worker/model/mapped_file.h"
@@ -99,6 +100,9 @@ absl::Status RunDraft(const v1::DraftConfig& config) {
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelRunner> runner, model->CreateRunner(runner_options));
   const std::string fingerprint = text::Fingerprint(model->tokenizer());
 
+  ASSIGN_OR_RETURN(const std::unique_ptr<Tracer> tracer,
+                   StartTracing(config.otlp_endpoint(), /*sample_ratio=*/1,
+                                {.service = "outrider-draft", .instance = config.worker_id()}, registry));
   DrafterMetrics metrics(registry);
   const SystemClock clock;
   Drafter drafter({.vocab_size = model->config().vocab_size,
@@ -108,7 +112,8 @@ absl::Status RunDraft(const v1::DraftConfig& config) {
                    .num_blocks = num_blocks,
                    .max_step_tokens = max_step_tokens,
                    .lease = std::chrono::milliseconds(config.lease_ms()),
-                   .run_ahead = run_ahead},
+                   .run_ahead = run_ahead,
+                   .tracer = tracer.get()},
                   *runner, clock, metrics);
   DraftService service({.draft_id = config.worker_id(),
                         .incarnation = incarnation,

@@ -245,6 +245,21 @@ void FillLogprobs(const SamplingRow& row, const float* raw, int vocab_size, floa
   }
 }
 
+// A token that stands there: its place among all, and the logprobs.
+SampledToken RateGivenToken(const SamplingRow& row, const float* logits, int vocab_size, SamplingScratch& scratch) {
+  SampledToken token;
+  const RowExtent extent = ScanExtent(logits, vocab_size);
+  if (extent.has_nan || !(std::fabs(extent.max) < std::numeric_limits<float>::infinity())) {
+    token.status = RowStatus::kNotFinite;
+    return token;
+  }
+  token.token_id = row.given_token;
+  const float given = logits[row.given_token];
+  token.rank = 1 + static_cast<int>(std::count_if(logits, logits + vocab_size, [given](float x) { return x > given; }));
+  FillLogprobs(row, logits, vocab_size, extent.max, scratch, &token);
+  return token;
+}
+
 // ---- a row
 
 struct PreparedRow {
@@ -297,6 +312,7 @@ std::vector<float>& SamplingScratch::logits(int vocab_size) {
 }
 
 SampledToken SampleRow(const SamplingRow& row, const float* logits, int vocab_size, SamplingScratch& scratch) {
+  if (row.given_token >= 0) return RateGivenToken(row, logits, vocab_size, scratch);
   const PreparedRow prepared = Prepare(row, logits, vocab_size, scratch);
   SampledToken token{.status = prepared.status};
   if (token.status != RowStatus::kOk) return token;

@@ -56,6 +56,9 @@ struct SamplingRow {
   std::span<const int32_t> extra_tokens;  // draft tokens before this row's position: as if they were output
 
   int num_logprobs = -1;  // -1: none; 0: the chosen token's; N <= kMaxTopLogprobs: and the N best
+  // At least 0: this token stands there already, of a prompt, say. Nothing is chosen or processed: only its rank and
+  // the logprobs are told.
+  int32_t given_token = -1;
 };
 
 struct TokenLogprob {
@@ -73,6 +76,7 @@ struct SampledToken {
   RowStatus status = RowStatus::kOk;
   int32_t token_id = -1;                               // -1 unless kOk
   float logprob = 0;                                   // of token_id, if num_logprobs >= 0
+  int rank = 0;                                        // of a given token: 1 + how many have a higher logit; else 0
   int num_top = 0;                                     // min(num_logprobs, vocab_size)
   std::array<TokenLogprob, kMaxTopLogprobs> top = {};  // best first, ties by id
 };
@@ -96,7 +100,7 @@ class SamplingScratch {
 };
 
 // REQUIRES: 1 <= vocab_size <= kMaxVocabSize; logits [vocab_size], not written; num_logprobs <= kMaxTopLogprobs;
-// penalties, temperature, top_p, min_p finite, repetition_penalty > 0.
+// given_token < vocab_size; penalties, temperature, top_p, min_p finite, repetition_penalty > 0.
 SampledToken SampleRow(const SamplingRow& row, const float* logits, int vocab_size, SamplingScratch& scratch);
 
 // The oracle: the eight steps one after the other over a sorted copy of the vocabulary, probabilities in long double.

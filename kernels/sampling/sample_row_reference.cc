@@ -56,6 +56,14 @@ SampledToken SampleRowReference(const SamplingRow& row, const float* logits, int
     return result;
   }
 
+  if (row.given_token >= 0) {
+    result.token_id = row.given_token;
+    result.rank = 1;
+    for (int v = 0; v < vocab_size; ++v) result.rank += logits[v] > logits[row.given_token];
+    FillLogprobs(row, logits, vocab_size, &result);
+    return result;
+  }
+
   // 1, 2.
   std::vector<double> processed(logits, logits + vocab_size);
   const auto in_vocabulary = [&](int32_t id) { return id >= 0 && id < vocab_size; };

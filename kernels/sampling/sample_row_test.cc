@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -71,6 +72,38 @@ struct RandomRow {
   std::vector<std::pair<int32_t, float>> bias;
   std::vector<uint32_t> allowed;
 };
+
+TEST(SampleRow, RatesAGivenTokenWhateverTheOtherParametersAreOnEveryTarget) {
+  const uint64_t seed = testing::TestSeed(93);
+  testing::ForEachTarget([&](const char* target) {
+    Random random(seed);
+    for (int round = 0; round < 200; ++round) {
+      SCOPED_TRACE(std::string(target) + ", seed " + std::to_string(seed) + ", round " + std::to_string(round));
+      const int vocab_size = static_cast<int>(random.Integer(1, 3000));
+      RandomRow made(random, vocab_size);
+      SamplingRow row = made.row;
+      row.given_token = static_cast<int32_t>(random.Integer(0, vocab_size));
+      row.num_logprobs = static_cast<int>(random.Integer(0, 21));
+      const SampledToken token = Sample(row, made.logits);
+      SamplingRow plain{.num_logprobs = row.num_logprobs, .given_token = row.given_token};
+      const SampledToken expected = SampleRowReference(plain, made.logits.data(), vocab_size, nullptr);
+      ASSERT_EQ(token.status, RowStatus::kOk);
+      EXPECT_EQ(token.token_id, row.given_token);
+      EXPECT_EQ(token.rank, expected.rank);
+      EXPECT_NEAR(token.logprob, expected.logprob, 1e-5 * (1 + std::fabs(expected.logprob)));
+      ASSERT_EQ(token.num_top, expected.num_top);
+      for (int i = 0; i < token.num_top; ++i) {
+        EXPECT_EQ(token.top[static_cast<size_t>(i)].token_id, expected.top[static_cast<size_t>(i)].token_id);
+        if (token.top[static_cast<size_t>(i)].token_id == token.token_id) {
+          EXPECT_EQ(token.top[static_cast<size_t>(i)].logprob, token.logprob);
+        }
+      }
+    }
+    std::vector<float> bad(10, 1.0f);
+    bad[3] = std::numeric_limits<float>::quiet_NaN();
+    EXPECT_EQ(Sample({.num_logprobs = 0, .given_token = 1}, bad).status, RowStatus::kNotFinite);
+  });
+}
 
 TEST(SampleRow, AgreesWithReferenceExceptAtNearTiesOnEveryTarget) {
   const uint64_t seed = testing::TestSeed(91);

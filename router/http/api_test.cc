@@ -194,6 +194,95 @@ TEST(HttpApi, CompletesPromptsOfEveryKindAsChoices) {
   EXPECT_EQ(ids["choices"][1]["text"], "che");
 }
 
+// The fake group says that the token at position p has a logprob of -p / 4, and which the best are.
+TEST(HttpApi, GivesLogprobsOfThePromptAsVllmDoes) {
+  Cluster cluster;
+  const Json expected = Json::array({nullptr,
+                                     {{"98", {{"logprob", -0.25}, {"rank", 2}, {"decoded_token", "b"}}},
+                                      {"65", {{"logprob", -0.125}, {"rank", 1}, {"decoded_token", "A"}}}},
+                                     {{"99", {{"logprob", -0.5}, {"rank", 2}, {"decoded_token", "c"}}},
+                                      {"65", {{"logprob", -0.125}, {"rank", 1}, {"decoded_token", "A"}}}}});
+  const Json answer = cluster.Ask(kCompletions, R"("prompt": [97, 98, 99], "max_tokens": 5, "prompt_logprobs": 2,
+                                                   "n": 2)");
+  ASSERT_EQ(cluster.last.status, 200) << answer;
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(answer["choices"][i]["prompt_logprobs"], expected);
+  EXPECT_TRUE(answer["choices"][0]["logprobs"].is_null());
+  const Json chat = cluster.Ask(kChat, absl::StrCat(kHi, R"(, "max_tokens": 5, "prompt_logprobs": 0)"));
+  ASSERT_EQ(cluster.last.status, 200) << chat;
+  ASSERT_TRUE(chat.contains("prompt_logprobs"));
+  EXPECT_EQ(chat["prompt_logprobs"].size(), chat["usage"]["prompt_tokens"].get<size_t>());
+  EXPECT_TRUE(chat["prompt_logprobs"][0].is_null());
+  EXPECT_EQ(chat["prompt_logprobs"][1].size(), 1u);
+  for (const char* const path : {kCompletions, kChat}) {
+    HttpClient client(cluster.address());
+    client.Send(PostText(path, path == kChat ? absl::StrCat("{", kHi, R"(, "max_tokens": 5, "prompt_logprobs": 0,
+                                                                        "stream": true})")
+                                             : R"({"prompt": [97, 98, 99], "max_tokens": 5, "prompt_logprobs": 2,
+                                                   "stream": true, "echo": true})"));
+    client.ReadHead();
+    std::vector<Json> told;
+    for (const Json& event : Events(client)) {
+      if (event == "[DONE]") continue;
+      const Json& at = path == kChat ? event : event["choices"][0];
+      if (at.contains("prompt_logprobs")) told.push_back(at["prompt_logprobs"]);
+    }
+    ASSERT_EQ(told.size(), 1u) << path;
+    EXPECT_EQ(told[0], path == kChat ? chat["prompt_logprobs"] : expected);
+  }
+  const Json without = cluster.Ask(kCompletions, R"("prompt": [97, 98, 99], "max_tokens": 5)");
+  EXPECT_FALSE(without["choices"][0].contains("prompt_logprobs"));
+  EXPECT_FALSE(cluster.group->received().submits.back().params().has_num_prompt_logprobs());
+}
+
+TEST(HttpApi, EchoesThePromptWithItsLogprobs) {
+  Cluster cluster;
+  const Json answer = cluster.Ask(kCompletions, R"("prompt": [97, 98, 99], "max_tokens": 2, "echo": true,
+                                                   "logprobs": 0)");
+  ASSERT_EQ(cluster.last.status, 200) << answer;
+  const Json& choice = answer["choices"][0];
+  EXPECT_EQ(choice["text"], "abche");
+  const Json& logprobs = choice["logprobs"];
+  EXPECT_EQ(logprobs["tokens"], Json({"a", "b", "c", "h", "e"}));
+  EXPECT_EQ(logprobs["token_logprobs"], Json({nullptr, -0.25, -0.5, -0.5, -0.5}));
+  EXPECT_EQ(logprobs["text_offset"], Json({0, 1, 2, 3, 4}));
+  EXPECT_EQ(logprobs["top_logprobs"], Json({nullptr, {{"b", -0.25}}, {{"c", -0.5}}, {{"h", -0.5}}, {{"e", -0.5}}}));
+  EXPECT_FALSE(choice.contains("prompt_logprobs")) << "that field is not asked for";
+
+  HttpClient client(cluster.address());
+  client.Send(PostText(kCompletions, R"({"prompt": [97, 98, 99], "max_tokens": 2, "echo": true, "logprobs": 0,
+                                         "stream": true})"));
+  client.ReadHead();
+  Json streamed = {{"tokens", Json::array()},
+                   {"token_logprobs", Json::array()},
+                   {"text_offset", Json::array()},
+                   {"top_logprobs", Json::array()}};
+  std::string text;
+  for (const Json& event : Events(client)) {
+    if (event == "[DONE]") continue;
+    const Json& part = event["choices"][0];
+    text += part["text"].get<std::string>();
+    if (part["logprobs"].is_null()) continue;
+    for (auto& [name, values] : streamed.items()) {
+      for (const Json& value : part["logprobs"][name]) values.push_back(value);
+    }
+  }
+  EXPECT_EQ(text, "abche");
+  for (auto& [name, values] : streamed.items()) EXPECT_EQ(values, logprobs[name]) << name;
+}
+
+TEST(HttpApi, TakesAPredictionAndTellsWhatBecameOfIt) {
+  Cluster cluster;
+  const Json answer = cluster.Ask(
+      kChat, absl::StrCat(kHi, R"(, "max_tokens": 5, "prediction": {"type": "content", "content": "hello w"})"));
+  ASSERT_EQ(cluster.last.status, 200) << answer;
+  const v1::Submit submit = cluster.group->received().submits.back();
+  EXPECT_EQ(std::vector<TokenId>(submit.prediction_token_ids().begin(), submit.prediction_token_ids().end()),
+            IdsOf("hello w"));
+  const Json& details = answer["usage"]["completion_tokens_details"];
+  EXPECT_EQ(details["accepted_prediction_tokens"], 3);
+  EXPECT_EQ(details["rejected_prediction_tokens"], 4);
+}
+
 TEST(HttpApi, StreamsCompletionsWithTheirPrompts) {
   Cluster cluster;
   HttpClient client(cluster.address());

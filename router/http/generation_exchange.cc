@@ -44,7 +44,10 @@ class GenerationExchange::PromptCall final : public ClientStream {
   std::string prompt;  // text before the answer, with echo
   int64_t num_output_tokens = 0;
   int64_t num_cached_tokens = 0;
-  v1::Usage speculation;  // of the choice that ended last
+  int64_t num_prediction_tokens = 0;
+  int64_t num_accepted_prediction_tokens = 0;
+  std::shared_ptr<PromptLogprobs> prompt_logprobs;  // null: none are asked for, or there is but one token
+  v1::Usage speculation;                            // of the choice that ended last
 
  private:
   GenerationExchange* const exchange_;  // outlives this: it holds it
@@ -87,6 +90,7 @@ GenerationExchange::GenerationExchange(GenerationRequest request, std::shared_pt
   identity_.created = static_cast<int64_t>(std::time(nullptr));
   identity_.show_logprobs = request_.num_logprobs >= 0;
   identity_.show_token_ids = request_.return_token_ids;
+  identity_.show_prompt_logprobs = request_.show_prompt_logprobs;
   identity_.show_origins = request_.calls[0].return_token_origins();
   identity_.usage_in_chunks = request_.include_usage;
 }
@@ -126,6 +130,8 @@ std::string GenerationExchange::Take(PromptCall& call, v1::GenerateResponse& res
   switch (response.event_case()) {
     case v1::GenerateResponse::kStarted:
       return OnStarted(call, response.started());
+    case v1::GenerateResponse::kPromptLogprobs:
+      return OnPromptLogprobs(call, *response.mutable_prompt_logprobs());
     case v1::GenerateResponse::kDelta:
       return OnDelta(call, *response.mutable_delta());
     case v1::GenerateResponse::kFinished:
@@ -142,10 +148,31 @@ std::string GenerationExchange::OnStarted(PromptCall& call, const v1::Started& s
     call.prompt =
         call.message.has_prompt() ? call.message.prompt() : model_->tokenizer->Decode(call.prompt_token_ids, false);
   }
+  if (call.message.has_prompt_logprobs()) {
+    call.prompt_logprobs = std::make_shared<PromptLogprobs>();
+    call.prompt_logprobs->token_ids = call.prompt_token_ids;
+  }
+  const bool echoes_logprobs = request_.echo && identity_.show_logprobs;
   for (ChoicePart& choice : call.choices) {
     choice.prompt_token_ids = call.prompt_token_ids;
     choice.text = call.prompt;
+    choice.prompt_logprobs = call.prompt_logprobs;
+    choice.echoes_logprobs = echoes_logprobs;
+    choice.num_echoed_top = std::max(0, request_.num_logprobs);
   }
+  // The prompt's chunk has them, once they are all there.
+  if (echoes_logprobs && call.prompt_token_ids.size() > 1) return "";
+  return ShowPrompt(call);
+}
+
+std::string GenerationExchange::OnPromptLogprobs(PromptCall& call, v1::PromptLogprobs& prompt) {
+  if (call.prompt_logprobs == nullptr) return "";
+  std::vector<v1::TokenLogprobs>& logprobs = call.prompt_logprobs->logprobs;
+  for (v1::TokenLogprobs& token : *prompt.mutable_logprobs()) logprobs.push_back(std::move(token));
+  return call.prompt_logprobs->complete() && request_.echo && identity_.show_logprobs ? ShowPrompt(call) : "";
+}
+
+std::string GenerationExchange::ShowPrompt(PromptCall& call) {
   if (!request_.stream) return "";
   const AnswerUsage usage = Usage();
   const AnswerUsage* const shown_usage = request_.continuous_usage ? &usage : nullptr;
@@ -156,6 +183,14 @@ std::string GenerationExchange::OnStarted(PromptCall& call, const v1::Started& s
     } else if (request_.echo) {
       out += SseEvent(RenderChunkOf(identity_, model_->tokenizer.get(), choice, shown_usage));
       choice.prompt_token_ids.clear();
+      if (choice.echoes_logprobs) {
+        call.num_characters[choice.index - call.choices[0].index] =
+            NumCharacters(model_->tokenizer.get(), call.prompt_token_ids);
+      }
+    }
+    choice.echoes_logprobs = false;
+    if (!identity_.chat && request_.echo && call.prompt_logprobs != nullptr && call.prompt_logprobs->complete()) {
+      choice.prompt_logprobs.reset();  // was shown
     }
     choice.text.clear();
   }
@@ -187,6 +222,7 @@ std::string GenerationExchange::OnDelta(PromptCall& call, v1::Delta& delta) {
   const AnswerUsage usage = Usage();
   std::string out =
       SseEvent(RenderChunkOf(identity_, model_->tokenizer.get(), choice, request_.continuous_usage ? &usage : nullptr));
+  choice.prompt_logprobs.reset();
   choice.text.clear();
   choice.token_ids.clear();
   choice.logprobs.clear();
@@ -207,6 +243,10 @@ std::string GenerationExchange::OnFinished(PromptCall& call, const v1::Finished&
   choice.stop_string = finished.stop_string();
   call.num_cached_tokens = std::max<int64_t>(call.num_cached_tokens, finished.usage().cached_tokens());
   call.speculation = finished.usage();
+  if (request_.show_prediction) {
+    call.num_prediction_tokens += finished.usage().prediction_tokens();
+    call.num_accepted_prediction_tokens += finished.usage().accepted_prediction_tokens();
+  }
   if (!request_.stream) return "";
   const AnswerUsage usage = Usage();
   return SseEvent(
@@ -235,6 +275,8 @@ AnswerUsage GenerationExchange::Usage() const {
     usage.prompt_tokens += static_cast<int64_t>(call->prompt_token_ids.size());
     usage.completion_tokens += call->num_output_tokens;
     usage.cached_tokens += call->num_cached_tokens;
+    usage.prediction_tokens += call->num_prediction_tokens;
+    usage.accepted_prediction_tokens += call->num_accepted_prediction_tokens;
   }
   usage.show_speculation = calls_.size() == 1 && calls_[0]->choices.size() == 1;
   usage.speculation = calls_[0]->speculation;

@@ -53,6 +53,9 @@ class GenerationExchange final : public HttpExchange, public std::enable_shared_
   void OnFinish(PromptCall& call, const absl::Status& status);
   // What the response adds to the stream; empty if nothing. Of a whole answer: always empty.
   std::string Take(PromptCall& call, v1::GenerateResponse& response);
+  std::string OnPromptLogprobs(PromptCall& call, v1::PromptLogprobs& prompt);
+  // Of a stream: what stands before the answer.
+  std::string ShowPrompt(PromptCall& call);
   std::string OnStarted(PromptCall& call, const v1::Started& started);
   std::string OnDelta(PromptCall& call, v1::Delta& delta);
   std::string OnFinished(PromptCall& call, const v1::Finished& finished);

@@ -81,6 +81,40 @@ void ReadMessage(FieldReader& fields, size_t index, const Json& message, v1::Cha
   out->set_content(ReadContent(fields, at, message));
 }
 
+// {"type": "content", "content": text or parts of type text}
+void ReadPrediction(FieldReader& fields, GenerationRequest* parsed, v1::GenerateRequest* request) {
+  const Json* const prediction = fields.Object("prediction");
+  if (prediction == nullptr) return;
+  if (prediction->value("type", Json()) != "content") {
+    fields.Fail("prediction", "has no known type; it takes {\"type\": \"content\", \"content\": ...}");
+    return;
+  }
+  const auto content = prediction->find("content");
+  if (content == prediction->end()) {
+    fields.Fail("prediction", "has no content; it takes a string or an array of parts of type text");
+    return;
+  }
+  std::string text;
+  if (content->is_string()) {
+    text = content->get<std::string>();
+  } else if (content->is_array()) {
+    for (const Json& part : *content) {
+      if (!part.is_object() || part.value("type", Json()) != "text" || !part.contains("text") ||
+          !part["text"].is_string()) {
+        fields.Fail("prediction", "has a part of its content that is no text", "invalid_type");
+        return;
+      }
+      text += part["text"].get_ref<const std::string&>();
+    }
+  } else {
+    fields.Fail("prediction", absl::StrCat("has as content ", KindOf(*content), "; it takes a string or parts"),
+                "invalid_type");
+    return;
+  }
+  request->set_prediction(std::move(text));
+  parsed->show_prediction = true;
+}
+
 // The model, the sampling and the stream: all but the prompt.
 void ReadCommon(FieldReader& fields, GenerationRequest* parsed, v1::GenerateRequest* request) {
   parsed->model = fields.String("model").value_or("");
@@ -174,6 +208,12 @@ void ReadCommon(FieldReader& fields, GenerationRequest* parsed, v1::GenerateRequ
     }
   }
 
+  if (const auto count = fields.Integer("prompt_logprobs", 0, kMaxLogprobs); count.has_value()) {
+    parsed->show_prompt_logprobs = true;
+    request->set_prompt_logprobs(static_cast<uint32_t>(*count));
+  }
+  ReadPrediction(fields, parsed, request);
+
   // What would change the answer, and can not be done: told, never left out in silence.
   for (const char* name : {"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
                            "guided_decoding_backend", "grammar", "json_schema"}) {
@@ -183,8 +223,6 @@ void ReadCommon(FieldReader& fields, GenerationRequest* parsed, v1::GenerateRequ
     if (format->value("type", Json()) != "text")
       fields.Fail("response_format", absl::StrCat("is not offered; ", kNoGrammar), "unsupported_parameter");
   }
-  fields.NotOffered("prompt_logprobs", "logprobs are of output tokens");
-  fields.NotOffered("prediction", "the cluster drafts by itself; leave it out, the answer is the same");
   fields.NotOffered("truncate_prompt_tokens", "shorten the prompt");
   fields.NotOffered("bad_words", "use logit_bias");
   fields.NotOffered("allowed_token_ids", "use logit_bias");
@@ -341,8 +379,8 @@ absl::StatusOr<GenerationRequest> ParseCompletionRequest(FieldReader& fields) {
   if (logprobs.has_value()) SetLogprobs(*logprobs, &parsed, &request);
   parsed.echo = fields.Bool("echo").value_or(false);
   if (parsed.echo && logprobs.has_value()) {
-    fields.Fail("echo", "with logprobs would show those of the prompt, which are not offered; leave out one of them",
-                "unsupported_parameter");
+    // Those of the prompt stand before those of the answer.
+    request.set_prompt_logprobs(std::max(request.prompt_logprobs(), static_cast<uint32_t>(*logprobs)));
   }
   fields.NotOffered("suffix", "give all that stands before in prompt");
   if (const auto add = fields.Bool("add_special_tokens"); add.has_value()) request.set_add_special_tokens(*add);

@@ -32,7 +32,9 @@ struct GenerationRequest {
   bool continuous_usage = false;  // and with every chunk
   bool echo = false;              // a completion begins with its prompt
   bool return_token_ids = false;
-  int num_logprobs = -1;  // -1: none are shown; else so many alternatives a token
+  int num_logprobs = -1;              // -1: none are shown; else so many alternatives a token
+  bool show_prompt_logprobs = false;  // in vLLM's field of that name
+  bool show_prediction = false;       // what became of it, in the usage
   std::string request_id;
   std::vector<std::string> unknown_fields;  // were ignored
 };

@@ -180,8 +180,14 @@ TEST(GenerationRequest, RefusesAChatNamingFieldAndReason) {
       {R"("tool_choice": "required")", "tool_choice", "unsupported_parameter"},
       {R"("guided_json": {"type": "object"})", "guided_json", "unsupported_parameter"},
       {R"("structured_outputs": {"regex": "a"})", "structured_outputs", "unsupported_parameter"},
-      {R"("prompt_logprobs": 1)", "prompt_logprobs", "unsupported_parameter"},
-      {R"("prediction": {"type": "content", "content": "x"})", "prediction", "unsupported_parameter"},
+      {R"("prompt_logprobs": 21)", "prompt_logprobs", "invalid_value"},
+      {R"("prompt_logprobs": -1)", "prompt_logprobs", "invalid_value"},
+      {R"("prompt_logprobs": true)", "prompt_logprobs", "invalid_type"},
+      {R"("prediction": "x")", "prediction", "invalid_type"},
+      {R"("prediction": {"type": "guess", "content": "x"})", "prediction", "invalid_value"},
+      {R"("prediction": {"type": "content"})", "prediction", "invalid_value"},
+      {R"("prediction": {"type": "content", "content": 1})", "prediction", "invalid_type"},
+      {R"("prediction": {"type": "content", "content": [{"type": "image_url"}]})", "prediction", "invalid_type"},
       {R"("use_beam_search": true)", "use_beam_search", "unsupported_parameter"},
       {R"("modalities": ["audio"])", "modalities", "unsupported_parameter"},
       {R"("chat_template": "{{ x }}")", "chat_template", "unsupported_parameter"},
@@ -197,6 +203,22 @@ TEST(GenerationRequest, RefusesAChatNamingFieldAndReason) {
     EXPECT_EQ(error.param, refusal.param) << refusal.fields;
     EXPECT_EQ(error.code, refusal.code) << refusal.fields;
   }
+}
+
+TEST(GenerationRequest, TakesPredictionsAndLogprobsOfThePrompt) {
+  const auto parsed = Chat(R"("prompt_logprobs": 3, "prediction": {"type": "content", "content":
+                              [{"type": "text", "text": "ab"}, {"type": "text", "text": "c"}]})");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->calls[0].prompt_logprobs(), 3u);
+  EXPECT_TRUE(parsed->show_prompt_logprobs);
+  EXPECT_EQ(parsed->calls[0].prediction(), "abc");
+  EXPECT_TRUE(parsed->show_prediction);
+  const auto echoed = Completion(R"("prompt": "a", "echo": true, "logprobs": 2)");
+  ASSERT_TRUE(echoed.ok()) << echoed.status();
+  EXPECT_EQ(echoed->calls[0].prompt_logprobs(), 2u) << "they stand before the answer's";
+  EXPECT_FALSE(echoed->show_prompt_logprobs);
+  EXPECT_FALSE(Completion(R"("prompt": "a", "echo": true)")->calls[0].has_prompt_logprobs());
+  EXPECT_FALSE(Chat(R"("prediction": null, "prompt_logprobs": null)")->show_prediction);
 }
 
 TEST(GenerationRequest, RefusesMessagesThatCanNotBeServed) {
@@ -225,7 +247,6 @@ TEST(GenerationRequest, RefusesCompletionsNamingField) {
       {R"("prompt": ["a", 1])", "prompt", "invalid_type"},
       {R"("prompt": [[1, -5]])", "prompt", "invalid_value"},
       {R"("prompt": "a", "logprobs": true)", "logprobs", "invalid_type"},
-      {R"("prompt": "a", "echo": true, "logprobs": 1)", "echo", "unsupported_parameter"},
       {R"("prompt": "a", "suffix": "b")", "suffix", "unsupported_parameter"},
       {R"("prompt": "a", "max_tokens": 0)", "max_tokens", "invalid_value"},
   };

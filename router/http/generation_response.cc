@@ -44,7 +44,9 @@ void AppendUsage(const AnswerUsage& usage, std::string* out) {
                   ",\"total_tokens\":", usage.prompt_tokens + usage.completion_tokens,
                   ",\"prompt_tokens_details\":{\"cached_tokens\":", usage.cached_tokens,
                   ",\"audio_tokens\":0},\"completion_tokens_details\":{\"reasoning_tokens\":0,\"audio_tokens\":0,"
-                  "\"accepted_prediction_tokens\":0,\"rejected_prediction_tokens\":0}}");
+                  "\"accepted_prediction_tokens\":",
+                  usage.accepted_prediction_tokens,
+                  ",\"rejected_prediction_tokens\":", usage.prediction_tokens - usage.accepted_prediction_tokens, "}}");
 }
 
 void AppendMetrics(const AnswerUsage& usage, std::string* out) {
@@ -70,11 +72,14 @@ void AppendMetrics(const AnswerUsage& usage, std::string* out) {
   out->append("]}}");
 }
 
+// JSON has no infinities: what can not be is as unlikely as vLLM says it.
+float Finite(float logprob) { return std::max(logprob, -9999.0f); }
+
 void AppendChatToken(const text::Tokenizer* tokenizer, TokenId id, float logprob, std::string* out) {
   out->push_back('{');
   AppendString("token", TokenText(tokenizer, id), out);
   AppendJsonKey("logprob", out);
-  AppendJsonNumber(logprob, out);
+  AppendJsonNumber(Finite(logprob), out);
   AppendJsonKey("bytes", out);
   if (tokenizer == nullptr) {
     out->append("null");
@@ -106,45 +111,102 @@ void AppendChatLogprobs(const text::Tokenizer* tokenizer, const ChoicePart& part
   out->append("],\"refusal\":null}");
 }
 
-void AppendCompletionLogprobs(const text::Tokenizer* tokenizer, const ChoicePart& part, std::string* out) {
-  std::string tokens, logprobs, tops, offsets;
-  int64_t offset = part.first_text_offset;
-  for (size_t i = 0; i < part.logprobs.size(); ++i) {
-    const v1::TokenLogprobs& token = part.logprobs[i];
-    const char* const comma = i == 0 ? "" : ",";
-    const TokenId id = part.token_ids[i];
-    absl::StrAppend(&tokens, comma);
-    AppendJsonString(TokenText(tokenizer, id), &tokens);
-    absl::StrAppend(&logprobs, comma);
-    AppendJsonNumber(token.logprob(), &logprobs);
-    absl::StrAppend(&offsets, comma, offset);
-    offset += NumCharacters(tokenizer, {id});
-    // By text; the chosen token is among them.
-    absl::StrAppend(&tops, comma, "{");
+// The four arrays of a completion's logprobs.
+class CompletionLogprobs {
+ public:
+  CompletionLogprobs(const text::Tokenizer* tokenizer, int64_t first_offset)
+      : tokenizer_(tokenizer), offset_(first_offset) {}
+
+  // The prompt's first token, which nothing came before.
+  void AddFirst(TokenId id) {
+    AddToken(id);
+    logprobs_ += "null";
+    tops_ += "null";
+  }
+  // `num_top` of the alternatives are shown, by text; the token is among them.
+  void Add(TokenId id, const v1::TokenLogprobs& token, int num_top) {
+    AddToken(id);
+    AppendJsonNumber(Finite(token.logprob()), &logprobs_);
+    tops_.push_back('{');
     bool has_chosen = false;
-    for (int j = 0; j < token.top_size(); ++j) {
-      if (j > 0) tops.push_back(',');
-      AppendJsonString(TokenText(tokenizer, token.top(j).token_id()), &tops);
-      tops.push_back(':');
-      AppendJsonNumber(token.top(j).logprob(), &tops);
+    for (int j = 0; j < std::min(num_top, token.top_size()); ++j) {
+      AddTop(token.top(j).token_id(), token.top(j).logprob());
       has_chosen |= token.top(j).token_id() == id;
     }
-    if (!has_chosen) {
-      if (token.top_size() > 0) tops.push_back(',');
-      AppendJsonString(TokenText(tokenizer, id), &tops);
-      tops.push_back(':');
-      AppendJsonNumber(token.logprob(), &tops);
-    }
-    tops.push_back('}');
+    if (!has_chosen) AddTop(id, token.logprob());
+    tops_.push_back('}');
   }
-  absl::StrAppend(out, "{\"tokens\":[", tokens, "],\"token_logprobs\":[", logprobs, "],\"top_logprobs\":[", tops,
-                  "],\"text_offset\":[", offsets, "]}");
+  void AppendTo(std::string* out) const {
+    absl::StrAppend(out, "{\"tokens\":[", tokens_, "],\"token_logprobs\":[", logprobs_, "],\"top_logprobs\":[", tops_,
+                    "],\"text_offset\":[", offsets_, "]}");
+  }
+
+ private:
+  void AddToken(TokenId id) {
+    const char* const comma = tokens_.empty() ? "" : ",";
+    absl::StrAppend(&tokens_, comma);
+    AppendJsonString(TokenText(tokenizer_, id), &tokens_);
+    absl::StrAppend(&offsets_, comma, offset_);
+    absl::StrAppend(&logprobs_, comma);
+    absl::StrAppend(&tops_, comma);
+    offset_ += NumCharacters(tokenizer_, {id});
+  }
+  void AddTop(TokenId id, float logprob) {
+    if (tops_.back() != '{') tops_.push_back(',');
+    AppendJsonString(TokenText(tokenizer_, id), &tops_);
+    tops_.push_back(':');
+    AppendJsonNumber(Finite(logprob), &tops_);
+  }
+
+  const text::Tokenizer* const tokenizer_;
+  int64_t offset_;
+  std::string tokens_, logprobs_, tops_, offsets_;
+};
+
+void AppendCompletionLogprobs(const text::Tokenizer* tokenizer, const ChoicePart& part, std::string* out) {
+  CompletionLogprobs logprobs(tokenizer, part.first_text_offset);
+  if (part.echoes_logprobs && part.prompt_logprobs != nullptr) {
+    const PromptLogprobs& prompt = *part.prompt_logprobs;
+    logprobs.AddFirst(prompt.token_ids[0]);
+    for (size_t i = 0; i < prompt.logprobs.size(); ++i) {
+      logprobs.Add(prompt.token_ids[i + 1], prompt.logprobs[i], part.num_echoed_top);
+    }
+  }
+  for (size_t i = 0; i < part.logprobs.size(); ++i) {
+    logprobs.Add(part.token_ids[i], part.logprobs[i], part.logprobs[i].top_size());
+  }
+  logprobs.AppendTo(out);
+}
+
+// As vLLM has them: null for the first token, then by token id.
+void AppendPromptLogprobs(const text::Tokenizer* tokenizer, const PromptLogprobs& prompt, std::string* out) {
+  AppendJsonKey("prompt_logprobs", out);
+  out->append("[null");
+  const auto add = [&](TokenId id, float logprob, int64_t rank) {
+    absl::StrAppend(out, out->back() == '{' ? "\"" : ",\"", id, "\":{\"logprob\":");
+    AppendJsonNumber(Finite(logprob), out);
+    absl::StrAppend(out, ",\"rank\":", rank, ",\"decoded_token\":");
+    AppendJsonString(TokenText(tokenizer, id), out);
+    out->push_back('}');
+  };
+  for (size_t i = 0; i < prompt.logprobs.size(); ++i) {
+    const v1::TokenLogprobs& token = prompt.logprobs[i];
+    out->append(",{");
+    add(prompt.token_ids[i + 1], token.logprob(), token.rank());
+    for (int j = 0; j < token.top_size(); ++j) {
+      if (token.top(j).token_id() != prompt.token_ids[i + 1])
+        add(token.top(j).token_id(), token.top(j).logprob(), j + 1);
+    }
+    out->push_back('}');
+  }
+  out->push_back(']');
 }
 
 void AppendLogprobs(const AnswerIdentity& identity, const text::Tokenizer* tokenizer, const ChoicePart& part,
                     std::string* out) {
   AppendJsonKey("logprobs", out);
-  if (!identity.show_logprobs || part.logprobs.empty() || part.logprobs.size() > part.token_ids.size()) {
+  const bool has_any = !part.logprobs.empty() || (part.echoes_logprobs && part.prompt_logprobs != nullptr);
+  if (!identity.show_logprobs || !has_any || part.logprobs.size() > part.token_ids.size()) {
     out->append("null");
   } else if (identity.chat) {
     AppendChatLogprobs(tokenizer, part, out);
@@ -242,6 +304,9 @@ std::string RenderAnswer(const AnswerIdentity& identity, const text::Tokenizer* 
     AppendLogprobs(identity, tokenizer, choice, &out);
     AppendEnd(choice, &out);
     AppendShownIds(identity, choice, &out);
+    if (!identity.chat && identity.show_prompt_logprobs && choice.prompt_logprobs != nullptr) {
+      AppendPromptLogprobs(tokenizer, *choice.prompt_logprobs, &out);
+    }
     out.push_back('}');
   }
   out.append("]");
@@ -249,6 +314,9 @@ std::string RenderAnswer(const AnswerIdentity& identity, const text::Tokenizer* 
   AppendUsage(usage, &out);
   AppendMetrics(usage, &out);
   if (identity.chat && identity.show_token_ids) AppendIds("prompt_token_ids", choices[0].prompt_token_ids, &out);
+  if (identity.chat && identity.show_prompt_logprobs && choices[0].prompt_logprobs != nullptr) {
+    AppendPromptLogprobs(tokenizer, *choices[0].prompt_logprobs, &out);
+  }
   out.push_back('}');
   return out;
 }
@@ -283,7 +351,11 @@ std::string RenderChunkOf(const AnswerIdentity& identity, const text::Tokenizer*
   AppendEnd(part, &out);
   if (!is_end) AppendShownIds(identity, part, &out);
   if (!is_end && identity.show_origins) AppendOrigins(part.origins, &out);
+  const bool shows_prompt =
+      identity.show_prompt_logprobs && part.prompt_logprobs != nullptr && part.prompt_logprobs->complete();
+  if (shows_prompt && !identity.chat) AppendPromptLogprobs(tokenizer, *part.prompt_logprobs, &out);
   out.append("}]");
+  if (shows_prompt && identity.chat && part.index == 0) AppendPromptLogprobs(tokenizer, *part.prompt_logprobs, &out);
   EndChunk(identity, usage, &out);
   return out;
 }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,7 @@ struct AnswerIdentity {
   bool show_logprobs = false;
   bool show_token_ids = false;
   bool show_origins = false;
+  bool show_prompt_logprobs = false;
   // Of a stream: each chunk has "usage", null or so far.
   bool usage_in_chunks = false;
 };
@@ -32,9 +34,19 @@ struct AnswerUsage {
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
   int64_t cached_tokens = 0;
+  // Draft tokens that the request's prediction gave.
+  int64_t prediction_tokens = 0;
+  int64_t accepted_prediction_tokens = 0;
   // Of one choice alone: what its speculation did.
   bool show_speculation = false;
   v1::Usage speculation;
+};
+
+// Of a prompt's tokens after the first.
+struct PromptLogprobs {
+  std::vector<TokenId> token_ids;  // the whole prompt
+  std::vector<v1::TokenLogprobs> logprobs;
+  bool complete() const { return logprobs.size() + 1 >= token_ids.size(); }
 };
 
 // Tokens of one choice: all of it, or what is new.
@@ -50,6 +62,11 @@ struct ChoicePart {
   std::string stop_string;
   TokenId last_token_id = -1;
   std::vector<TokenId> prompt_token_ids;  // shown with token ids, where they are not empty: of a chat with the answer
+  // Shown as prompt_logprobs once they are complete (of a chat with the answer), and with `echoes_logprobs` in front of
+  // the tokens' own. Null: none.
+  std::shared_ptr<const PromptLogprobs> prompt_logprobs;
+  bool echoes_logprobs = false;
+  int num_echoed_top = 0;  // alternatives shown of each echoed token
 };
 
 // Characters (code points) that the tokens' own texts have: what text_offset counts.

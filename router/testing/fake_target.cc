@@ -181,6 +181,21 @@ bool FakeTarget::Step(Stream* state, v1::TargetEvents* events) {
       it = state->lanes.erase(it);
       continue;
     } else {
+      if (lane.output.size() == lane.num_given && lane.lane == lane.submit.lanes(0).lane() &&
+          params.has_num_prompt_logprobs() && lane.prompt.size() > 1) {
+        v1::PromptLogprobs& prompt = *add_event().mutable_prompt_logprobs();
+        prompt.set_first_position(1);
+        for (size_t i = 1; i < lane.prompt.size(); ++i) {
+          v1::TokenLogprobs& token = *prompt.add_logprobs();
+          token.set_logprob(-0.25f * static_cast<float>(i));
+          token.set_rank(2);
+          for (uint32_t j = 0; j < params.num_prompt_logprobs(); ++j) {
+            v1::TokenLogprob& top = *token.add_top();
+            top.set_token_id(j == 1 ? lane.prompt[i] : static_cast<TokenId>('A' + j));
+            top.set_logprob(j == 1 ? token.logprob() : -0.125f * static_cast<float>(j + 1));
+          }
+        }
+      }
       v1::Tokens& tokens = *add_event().mutable_tokens();
       tokens.set_first_output_index(static_cast<uint32_t>(lane.output.size()));
       for (int i = 0; i < options_.tokens_per_event && reason == v1::FINISH_REASON_UNSPECIFIED; ++i) {
@@ -213,6 +228,10 @@ bool FakeTarget::Step(Stream* state, v1::TargetEvents* events) {
     finished.set_queue_ms(1);
     finished.mutable_usage()->set_prompt_tokens(static_cast<uint32_t>(lane.prompt.size()));
     finished.mutable_usage()->set_output_tokens(static_cast<uint32_t>(lane.output.size()));
+    // As if half of a prediction were right.
+    const uint32_t num_predicted = static_cast<uint32_t>(lane.submit.prediction_token_ids_size());
+    finished.mutable_usage()->set_prediction_tokens(num_predicted);
+    finished.mutable_usage()->set_accepted_prediction_tokens(num_predicted / 2);
     finished.mutable_usage()->set_plain_steps(static_cast<uint32_t>(lane.output.size()));
     it = state->lanes.erase(it);
   }

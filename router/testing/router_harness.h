@@ -72,6 +72,10 @@ class Call {
       choice.insert(choice.end(), delta.token_ids().begin(), delta.token_ids().end());
       text[delta.choice_index()] += delta.text();
       num_logprobs += delta.logprobs_size();
+    } else if (response.has_prompt_logprobs()) {
+      EXPECT_TRUE(ids.empty() || ids.begin()->second.empty()) << "logprobs of the prompt come before tokens";
+      EXPECT_EQ(response.prompt_logprobs().first_position(), 1 + prompt_logprobs.size());
+      for (const v1::TokenLogprobs& token : response.prompt_logprobs().logprobs()) prompt_logprobs.push_back(token);
     } else {
       EXPECT_TRUE(ends.emplace(response.finished().choice_index(), response.finished()).second) << "a second end";
     }
@@ -98,6 +102,7 @@ class Call {
   std::map<uint32_t, std::string> text;
   std::map<uint32_t, v1::Finished> ends;
   int num_logprobs = 0;
+  std::vector<v1::TokenLogprobs> prompt_logprobs;  // of positions 1, 2, ...
   grpc::Status status;
 
  private:

@@ -105,6 +105,51 @@ def logprobs():
     check(shown.text_offset[0] == 0 and len(shown.top_logprobs) == len(shown.token_logprobs) == 3, shown)
 
 
+def prompt_logprobs():
+    text = "One, two, three, four,"
+    ids = ROOT.post("/tokenize", body={"prompt": text}, cast_to=object)["tokens"]
+    answer = CLIENT.completions.create(model=MODEL, prompt=text, max_tokens=2, temperature=0,
+                                       extra_body={"prompt_logprobs": 2})
+    told = answer.choices[0].prompt_logprobs
+    check(len(told) == len(ids) and told[0] is None, told, ids)
+    for token_id, entry in zip(ids[1:], told[1:]):
+        own = entry[str(token_id)]
+        check(own["logprob"] <= 0 and own["rank"] >= 1 and own["decoded_token"], entry)
+        check(2 <= len(entry) <= 3 and min(one["rank"] for one in entry.values()) == 1, entry)
+    # A token's logprob is what the token would have as an answer to what stands before it.
+    before = CLIENT.completions.create(model=MODEL, prompt=ids[:-1], max_tokens=1, temperature=0, logprobs=0,
+                                       logit_bias={str(ids[-1]): 100})
+    check(before.choices[0].logprobs.token_logprobs[0] == told[-1][str(ids[-1])]["logprob"], before, told[-1])
+    again = CLIENT.completions.create(model=MODEL, prompt=text, max_tokens=2, temperature=0,
+                                      extra_body={"prompt_logprobs": 2})
+    check(again.choices[0].prompt_logprobs == told and again.usage.prompt_tokens_details.cached_tokens == 0, again)
+    echoed = CLIENT.completions.create(model=MODEL, prompt=text, max_tokens=2, temperature=0, logprobs=1, echo=True)
+    shown = echoed.choices[0].logprobs
+    check("".join(shown.tokens) == echoed.choices[0].text == text + answer.choices[0].text, echoed)
+    check(shown.token_logprobs[:len(ids)] == [None] + [entry[str(i)]["logprob"] for i, entry in zip(ids[1:], told[1:])],
+          shown, told)
+    check(len(shown.top_logprobs) == len(shown.text_offset) == len(ids) + 2 and shown.top_logprobs[0] is None, shown)
+    chat = CLIENT.chat.completions.create(model=MODEL, messages=HI, max_tokens=2, extra_body={"prompt_logprobs": 0})
+    check(len(chat.prompt_logprobs) == chat.usage.prompt_tokens and chat.prompt_logprobs[0] is None, chat)
+
+
+def prediction():
+    def ask(**fields):
+        return CLIENT.chat.completions.create(model=MODEL, messages=HI, max_tokens=24, temperature=0, **fields)
+    plain = ask()
+    text = plain.choices[0].message.content
+    details = plain.usage.completion_tokens_details
+    check(details.accepted_prediction_tokens == details.rejected_prediction_tokens == 0, plain)
+    predicted = ask(prediction={"type": "content", "content": text}, extra_body={"lookahead": 4})
+    check(predicted.choices[0].message.content == text, predicted, text)
+    details = predicted.usage.completion_tokens_details
+    check(details.accepted_prediction_tokens > 4, predicted)
+    wrong = ask(prediction={"type": "content", "content": text[:len(text) // 2] + " 7 8 9 10 11 12 13"},
+                extra_body={"lookahead": 4})
+    check(wrong.choices[0].message.content == text, wrong, text)
+    check(wrong.usage.completion_tokens_details.rejected_prediction_tokens > 0, wrong)
+
+
 def stops():
     def ask(**fields):
         return CLIENT.completions.create(model=MODEL, prompt="One, two, three, four,", max_tokens=40, temperature=0,
@@ -159,7 +204,8 @@ def refusals():
     refused(bad, 400, "messages", "unsupported_parameter", chat(messages=[
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]}]))
     refused(bad, 400, "messages", "context_length_exceeded", chat(messages=[{"role": "user", "content": "a b " * 99999}]))
-    refused(bad, 400, "prompt_logprobs", "unsupported_parameter", chat(extra_body={"prompt_logprobs": 1}))
+    refused(bad, 400, "prompt_logprobs", "invalid_value", chat(extra_body={"prompt_logprobs": 21}))
+    refused(bad, 400, "prediction", "invalid_value", chat(prediction={"type": "guess", "content": "x"}))
     refused(bad, 400, "temperature", "invalid_value", chat(temperature=-1, stream=True))
 
 
@@ -189,6 +235,8 @@ def main():
     chat_stream(chat_whole())
     sampling()
     logprobs()
+    prompt_logprobs()
+    prediction()
     stops()
     completions()
     speculation()

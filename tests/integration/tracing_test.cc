@@ -60,7 +60,8 @@ TEST(TracedCluster, ShowsARequestFromTheRouterToTheRoundsOfItsGroup) {
   const auto find = [&](const std::vector<Received>& received) {
     by_name.clear();
     for (const Received& r : received) by_name[r.span.name().substr(0, r.span.name().find(' '))].push_back(r);
-    return by_name.count("text_completion") > 0 && by_name.count("target.decode") > 0;
+    return by_name.count("text_completion") > 0 && by_name.count("target.decode") > 0 &&
+           by_name.count("draft.round") > 0;
   };
   ASSERT_TRUE(collector.Await(find));
   const Received call = by_name["text_completion"][0];
@@ -103,6 +104,15 @@ TEST(TracedCluster, ShowsARequestFromTheRouterToTheRoundsOfItsGroup) {
   }
   for (const char* const name : {"target.verify", "draft.wait"}) {
     for (const Received& r : by_name[name]) EXPECT_EQ(rounds.count(r.span.parent_span_id()), 1u) << name;
+  }
+
+  // What the draft worker did for them.
+  for (const Received& round : by_name["draft.round"]) {
+    EXPECT_EQ(round.service, "outrider-draft");
+    EXPECT_EQ(round.instance, "draft-0");
+    EXPECT_EQ(round.span.parent_span_id(), attempt.span.span_id());
+    EXPECT_GE(round.span.start_time_unix_nano() + kClockSlackNs, attempt.span.start_time_unix_nano());
+    EXPECT_GE(Number(round, "outrider.round"), 1);
   }
 
   // All of it is of the client's trace: the request before was not to be recorded.

@@ -248,6 +248,9 @@ void SimulatedRouter::OnTargetEvent(uint64_t call_id, google::protobuf::Message&
     call->lifecycle.OnTokens(attempt_id, event.lane(), tokens.first_output_index() + shift,
                              absl::MakeConstSpan(tokens.token_ids().data(), tokens.token_ids_size()),
                              r::FromProto(tokens.logprobs()), now, commands, tokens.num_accepted());
+  } else if (event.has_prompt_logprobs()) {
+    call->lifecycle.OnPromptLogprobs(attempt_id, event.lane(), event.prompt_logprobs().first_position(),
+                                     r::FromProto(event.prompt_logprobs().logprobs()), commands);
   } else if (event.has_finished()) {
     const v1::LaneFinished& finished = event.finished();
     const absl::StatusOr<r::EndReason> reason = r::FromProto(finished.finish_reason());

@@ -38,6 +38,10 @@ struct Drafter::Entry {
   std::vector<BlockId> blocks;  // hold positions [0, blocks.size() * block_size)
   int num_blocks_told = 0;      // of them the mirror knows
   uint64_t step = 0;            // that planned it last
+  std::optional<TraceContext> trace;
+  uint32_t lane = 0;
+  int num_rounds = 0;  // answered, with a trace
+  int num_computed_when_asked = 0;
 };
 
 Drafter::Drafter(const Options& options, StepBackend& backend, const Clock& clock, DrafterMetrics& metrics)
@@ -221,12 +225,16 @@ void Drafter::Open(const Key& key, uint32_t epoch, DraftOpen open, TimePoint now
   // A draft is chosen with the noise that the target uses, whatever the target's rule of acceptance.
   open.params.acceptance = Acceptance::kCoupled;
   open.params.num_logprobs = -1;
+  open.params.num_prompt_logprobs = -1;
+  const uint32_t lane = open.params.lane;
   auto entry = std::make_unique<Entry>(DraftSequence::Start{.epoch = epoch,
                                                             .prompt = std::move(open.prompt),
                                                             .output = std::move(open.output),
                                                             .params = std::move(open.params),
                                                             .max_model_len = options_.max_model_len});
   entry->heard = now;
+  entry->trace = open.trace;
+  entry->lane = lane;
   Want(key, *entry, open.lookahead, now);
   sequences_[key] = std::move(entry);
 }
@@ -243,6 +251,7 @@ void Drafter::Want(const Key& key, Entry& entry, int64_t lookahead, TimePoint no
   entry.sequence.WantDraft(static_cast<int>(std::clamp<int64_t>(lookahead, 0, kMaxLookahead)));
   if (!entry.sequence.wants_draft()) return;
   entry.asked = now;
+  entry.num_computed_when_asked = entry.sequence.num_computed();
   if (entry.order != 0) return;  // keeps its place
   Enqueue(key, entry, wanting_);
 }
@@ -427,6 +436,7 @@ void Drafter::CollectReady(TimePoint now) {
       metrics_.Proposed(now - entry->asked);
     }
     DraftPath path = entry->sequence.TakeDraft();
+    if (!was_ahead) RecordRound(*entry, now, static_cast<int>(path.tokens.size()));
     const bool goes_on = options_.run_ahead && !was_ahead && !path.tokens.empty();
     outgoing_[item.key.client].push_back(
         {.sequence = item.key.sequence, .epoch = entry->sequence.epoch(), .path = std::move(path)});
@@ -435,6 +445,28 @@ void Drafter::CollectReady(TimePoint now) {
     Enqueue(item.key, *entry, still_wanting);
   }
   wanting_ = std::move(still_wanting);
+}
+
+// A draft that was asked for is ready: the round, as a span.
+void Drafter::RecordRound(Entry& entry, TimePoint now, int num_draft_tokens) {
+  if (options_.tracer == nullptr || !entry.trace.has_value() || entry.num_rounds++ >= kMaxTracedRounds) return;
+  const WallClock wall_clock(clock_.Now(), std::chrono::system_clock::now());
+  std::vector<TraceSpan> spans(1);
+  TraceSpan& span = spans.front();
+  span.trace = entry.trace->trace;
+  span.id = options_.tracer->NewSpanId();
+  span.parent = entry.trace->span;
+  span.parent_is_remote = true;
+  span.name = "draft.round";
+  span.start_unix_ns = wall_clock.UnixNanos(entry.asked);
+  span.end_unix_ns = wall_clock.UnixNanos(std::max(entry.asked, now));
+  span.attributes.reserve(4);
+  span.attributes.emplace_back("outrider.choice", int64_t{entry.lane});
+  span.attributes.emplace_back("outrider.round", int64_t{entry.num_rounds});
+  span.attributes.emplace_back("outrider.draft_tokens", int64_t{num_draft_tokens});
+  span.attributes.emplace_back("outrider.computed_tokens",
+                               int64_t{std::max(0, entry.sequence.num_computed() - entry.num_computed_when_asked)});
+  options_.tracer->Record(std::move(spans));
 }
 
 void Drafter::PublishLoad() {

@@ -29,6 +29,8 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/mutex.h"
+#include "base/trace_context.h"
+#include "tracing/tracer.h"
 #include "worker/engine/draft_sequence.h"
 #include "worker/engine/drafter_metrics.h"
 #include "worker/step/step_backend.h"
@@ -38,9 +40,10 @@ namespace outrider {
 // What a target group asks for. Nothing in it is validated.
 struct DraftOpen {
   std::vector<TokenId> prompt;
-  std::vector<TokenId> output;  // committed so far
-  SamplingParams params;        // lane included
-  int64_t lookahead = 0;        // draft tokens wanted now
+  std::vector<TokenId> output;        // committed so far
+  SamplingParams params;              // lane included
+  int64_t lookahead = 0;              // draft tokens wanted now
+  std::optional<TraceContext> trace;  // empty: the sequence belongs to no trace that is recorded
 };
 struct DraftCommit {
   int64_t first_position = 0;
@@ -92,7 +95,10 @@ class Drafter {
     // Draft on after each answer, beside what is asked for: hides the next draft where all of one is accepted, and
     // computes in vain where not. For a drafter with cores of its own.
     bool run_ahead = false;
+    Tracer* tracer = nullptr;  // null: no spans are recorded; outlives the drafter
   };
+  // Drafting rounds of a sequence that are recorded as spans, at most; as many as its group records of its own.
+  static constexpr int kMaxTracedRounds = 16;
   // A client's batches that wait to be taken, at most: RESOURCE_EXHAUSTED beyond. Its reader keeps within it.
   static constexpr int kMaxWaitingBatches = 8;
   static constexpr int kMaxClients = 256;
@@ -168,6 +174,7 @@ class Drafter {
   void Enqueue(const Key& key, Entry& entry, std::vector<Wanting>& wanting);
   void ApplyResult(const StepResult& result, const std::vector<Planned>& planned, Duration elapsed);
   void CollectReady(TimePoint now);
+  void RecordRound(Entry& entry, TimePoint now, int num_draft_tokens);
   void PublishLoad();
   void SendAll(TimePoint now);
   void SetStepBegan(std::optional<TimePoint> when);

@@ -7,6 +7,7 @@
 #include <random>
 #include <thread>
 
+#include "tracing/testing/kept_spans.h"
 #include "worker/engine/testing/hash_backend.h"
 
 namespace outrider {
@@ -38,7 +39,8 @@ class DrafterTest : public testing::Test {
                              .num_blocks = num_blocks,
                              .max_step_tokens = 64,
                              .lease = std::chrono::seconds(10),
-                             .run_ahead = run_ahead};
+                             .run_ahead = run_ahead,
+                             .tracer = &tracer_};
     drafter_ = std::make_unique<Drafter>(options, backend_, clock_, metrics_);
     client_ = std::make_shared<RecordingClient>();
     id_ = *drafter_->Attach(client_);
@@ -85,6 +87,8 @@ class DrafterTest : public testing::Test {
   MetricsRegistry registry_;
   DrafterMetrics metrics_{registry_};
   HashBackend backend_;
+  KeptSpans kept_;
+  Tracer tracer_{kept_.MakeSink(), 1, {1, 2}};
   std::unique_ptr<Drafter> drafter_;
   std::shared_ptr<RecordingClient> client_;
   DraftClientId id_ = 0;
@@ -141,6 +145,31 @@ TEST_F(DrafterThatRunsAheadTest, LeavesTheWrongWayAtTheNextCommit) {
   ASSERT_GE(client_->received.size(), 3u);
   EXPECT_EQ(client_->received[2].path.base_position, 4);
   EXPECT_EQ(client_->received[2].path.tokens, Draft({1, 2, 3, 77}, 2));
+}
+
+TEST_F(DrafterTest, RecordsTheRoundsOfASequenceWhoseTraceIsRecorded) {
+  const TraceContext trace{.trace = {1, 2}, .span = 3, .sampled = true};
+  DraftCommand traced = OpenOf(1, {1, 2, 3}, 4);
+  std::get<DraftOpen>(traced.command).trace = trace;
+  Post({traced, OpenOf(2, {4, 5}, 4)});
+  Settle();
+  std::vector<TraceSpan> rounds = kept_.Named("draft.round");
+  ASSERT_EQ(rounds.size(), 1u) << "the other sequence belongs to no trace";
+  EXPECT_EQ(rounds[0].trace, trace.trace);
+  EXPECT_EQ(rounds[0].parent, trace.span);
+  EXPECT_TRUE(rounds[0].parent_is_remote);
+  EXPECT_LE(rounds[0].start_unix_ns, rounds[0].end_unix_ns);
+  EXPECT_EQ(AttributeOf<int64_t>(rounds[0], "outrider.round"), 1);
+  EXPECT_EQ(AttributeOf<int64_t>(rounds[0], "outrider.draft_tokens"), 4);
+  std::vector<TokenId> tokens = {1, 2, 3};
+  for (int i = 0; i < 2 * Drafter::kMaxTracedRounds; ++i) {
+    Post({CommitOf(1, static_cast<int>(tokens.size()), {7}, 1)});
+    tokens.push_back(7);
+    Settle();
+  }
+  rounds = kept_.Named("draft.round");
+  ASSERT_EQ(rounds.size(), static_cast<size_t>(Drafter::kMaxTracedRounds)) << "what is recorded has a bound";
+  EXPECT_EQ(AttributeOf<int64_t>(rounds.back(), "outrider.round"), Drafter::kMaxTracedRounds);
 }
 
 TEST_F(DrafterTest, DrainsByTakingNothingNewUntilItsClientsHaveLeft) {

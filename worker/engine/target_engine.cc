@@ -51,6 +51,7 @@ TargetEngine::TargetEngine(const Options& options, Inbox& inbox, StepBackend& ba
       scheduler_(options.scheduler),
       draft_planner_(options.drafts) {
   CHECK(backend.depth() <= 1);
+  prediction_source_id_ = draft_planner_.AddPredictionSource(&prediction_source_);
   if (options.ngram_draft) draft_planner_.AddSource(&ngram_source_, /*in_process=*/true);
 }
 
@@ -133,6 +134,7 @@ void TargetEngine::DrainInbox(TimePoint now) {
 }
 
 void TargetEngine::Take(SubmitEvent event, TimePoint now) {
+  if (event.trace.has_value() && event.trace->sampled) event.request.trace = event.trace;
   // Time in the inbox counts as time in the queue.
   const auto sequences = scheduler_.Submit(event.request, std::min(now, event.received));
   if (!sequences.ok()) {
@@ -237,6 +239,11 @@ void TargetEngine::Emit(SequenceUpdate& update, TimePoint now, TimePoint step_be
     metrics_.Started(update.queue_time);
     if (lane.trace != nullptr) lane.trace->OnStarted(now);
   }
+  if (!update.prompt_logprobs.empty()) {
+    lane.stream->Append(lane.id, PromptLogprobsEvent{.first_position = update.first_prompt_position,
+                                                     .logprobs = std::move(update.prompt_logprobs)});
+    Touch(lane.stream);
+  }
   if (!update.tokens.empty()) {
     if (lane.trace != nullptr) lane.trace->OnTokens(update, SourceName(update.draft_source), step_began, now);
     const int num_tokens = static_cast<int>(update.tokens.size());
@@ -246,10 +253,10 @@ void TargetEngine::Emit(SequenceUpdate& update, TimePoint now, TimePoint step_be
       metrics_.NextTokens(num_tokens, now - *lane.last_token);
     }
     lane.last_token = now;
-    const bool taken = lane.stream->Append(lane.id, {.first_output_index = update.first_output_index,
-                                                     .tokens = std::move(update.tokens),
-                                                     .logprobs = std::move(update.logprobs),
-                                                     .num_accepted = update.num_accepted});
+    const bool taken = lane.stream->Append(lane.id, TokensEvent{.first_output_index = update.first_output_index,
+                                                                .tokens = std::move(update.tokens),
+                                                                .logprobs = std::move(update.logprobs),
+                                                                .num_accepted = update.num_accepted});
     Touch(lane.stream);
     if (!taken) {
       metrics_.SlowReaderCut();
@@ -283,7 +290,7 @@ std::string TargetEngine::SourceName(DraftPlanner::DraftSourceId source) const {
   for (const auto& [name, attached] : sources_) {
     if (attached.id == source) return name;
   }
-  return "ngram";
+  return source == prediction_source_id_ ? "prediction" : "ngram";
 }
 
 void TargetEngine::EndLane(SequenceId sequence) {

@@ -35,6 +35,7 @@
 #include "worker/scheduler/scheduler.h"
 #include "worker/speculation/draft_planner.h"
 #include "worker/speculation/ngram_source.h"
+#include "worker/speculation/prediction_source.h"
 #include "worker/step/step_backend.h"
 
 namespace outrider {
@@ -145,6 +146,8 @@ class TargetEngine {
     uint64_t connection = 0;  // as of the last turn
   };
   NgramSource ngram_source_;
+  PredictionSource prediction_source_;
+  DraftPlanner::DraftSourceId prediction_source_id_ = 0;
   absl::btree_map<std::string, AttachedSource> sources_;
   DraftPlanner draft_planner_;  // speaks to the sources above
   absl::btree_map<SequenceId, Lane> lanes_;

@@ -18,6 +18,7 @@ constexpr int kVocabSize = 500;
 
 // What a reader of one stream has seen of a lane.
 struct Seen {
+  std::vector<float> prompt_logprobs;
   std::vector<TokenId> tokens;
   int num_accepted = 0;  // of tokens
   int num_ends = 0;
@@ -133,6 +134,7 @@ class Fixture {
   absl::Status Submit(uint64_t id, std::vector<TokenId> prompt, SamplingParams params = Params(),
                       std::vector<uint32_t> lanes = {0}, TimePoint deadline = TimePoint::max()) {
     SubmitEvent event{.stream = stream, .id = RequestId(id), .received = clock.Now(), .trace = trace};
+    event.request.prediction = prediction;
     event.request.prompt = std::move(prompt);
     event.request.params = std::move(params);
     event.request.deadline = deadline;
@@ -167,6 +169,10 @@ class Fixture {
         lane.tokens.insert(lane.tokens.end(), tokens->tokens.begin(), tokens->tokens.end());
         EXPECT_LE(tokens->num_accepted, static_cast<int>(tokens->tokens.size()));
         lane.num_accepted += tokens->num_accepted;
+      } else if (auto* prompt = std::get_if<PromptLogprobsEvent>(&event.event)) {
+        EXPECT_TRUE(lane.tokens.empty()) << "they come before all tokens";
+        EXPECT_EQ(prompt->first_position, 1 + static_cast<int>(lane.prompt_logprobs.size()));
+        for (const TokenLogprobs& token : prompt->logprobs) lane.prompt_logprobs.push_back(token.logprob);
       } else if (auto* finished = std::get_if<FinishedEvent>(&event.event)) {
         ++lane.num_ends;
         lane.finish = finished->reason;
@@ -193,6 +199,7 @@ class Fixture {
 
   ManualClock clock;
   std::optional<TraceContext> trace;  // of what is submitted
+  std::vector<TokenId> prediction;    // likewise
   KeptSpans kept;
   Tracer tracer{kept.MakeSink(), 1, {1, 2}};
   MetricsRegistry registry;
@@ -232,6 +239,101 @@ TEST_P(TargetEngineDepthTest, GivesTheSameTokensWithDrafts) {
   const std::string text = f.registry.ToText();
   EXPECT_NE(text.find("outrider_draft_tokens_accepted_total{position=\"1\"}"), std::string::npos);
   f.ExpectAllFree();
+}
+
+TEST_P(TargetEngineDepthTest, DraftsFromAPredictionWithoutChangingATokenAndCountsIt) {
+  const std::vector<TokenId> expected = Fixture::Expected({1, 2, 3}, Fixture::Params(40));
+  // What is right, then an edit, then what is right again; and one right token, which no draft holds.
+  std::vector<TokenId> edited = expected;
+  edited[20] = (edited[20] + 1) % kVocabSize;
+  std::vector<TokenId> wrong = expected;
+  for (size_t i = 1; i < wrong.size(); ++i) wrong[i] = (wrong[i] + 1) % kVocabSize;
+  for (const int lookahead : {4, Request::kAutoLookahead}) {
+    SCOPED_TRACE(lookahead);
+    for (const auto& [prediction, accepted_min, accepted_max] :
+         {std::tuple(expected, 20, 40), std::tuple(edited, 10, 39), std::tuple(wrong, 0, 0)}) {
+      Fixture f({.depth = GetParam(), .lookahead = lookahead});
+      f.prediction = prediction;
+      ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(40)).ok());
+      f.Settle();
+      EXPECT_EQ(f.Of(1).tokens, expected);
+      const Usage& usage = f.Of(1).usage;
+      EXPECT_EQ(usage.accepted_prediction_tokens, usage.accepted_tokens) << "there is no other source";
+      EXPECT_EQ(usage.prediction_tokens, usage.draft_tokens);
+      EXPECT_LE(usage.accepted_prediction_tokens, accepted_max);
+      if (lookahead > 0) {
+        EXPECT_GE(usage.accepted_prediction_tokens, accepted_min);
+        EXPECT_TRUE(usage.prediction_tokens > 0 || accepted_min == 0);
+      }
+      f.ExpectAllFree();
+    }
+  }
+}
+
+TEST_P(TargetEngineDepthTest, CountsAPredictionApartFromADraftWorkersTokens) {
+  Fixture f({.depth = GetParam(), .lookahead = 4});
+  ASSERT_TRUE(f.inbox.Post(AttachSourceEvent{"draft", std::make_unique<HashSource>()}).ok());
+  const std::vector<TokenId> expected = Fixture::Expected({1, 2, 3}, Fixture::Params(40));
+  f.prediction.assign(expected.begin(), expected.begin() + 12);
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(40)).ok());
+  f.Settle();
+  EXPECT_EQ(f.Of(1).tokens, expected);
+  const Usage& usage = f.Of(1).usage;
+  EXPECT_GT(usage.accepted_prediction_tokens, 0);
+  EXPECT_LE(usage.accepted_prediction_tokens, 12);
+  EXPECT_GT(usage.accepted_tokens, usage.accepted_prediction_tokens) << "then the worker takes over";
+  f.ExpectAllFree();
+}
+
+TEST_P(TargetEngineDepthTest, TellsLogprobsOfThePromptOnceAndBeforeItsTokens) {
+  std::vector<TokenId> prompt(150);
+  for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<TokenId>(i * 7 % kVocabSize);
+  std::vector<float> expected;
+  for (size_t i = 2; i <= prompt.size(); ++i) expected.push_back(HashPromptLogprob(absl::MakeSpan(prompt).first(i)));
+  Fixture f({.depth = GetParam(), .num_blocks = 200});
+  ASSERT_TRUE(f.Submit(1, prompt).ok());
+  f.Settle();
+  EXPECT_TRUE(f.Of(1).prompt_logprobs.empty()) << "nobody asked";
+  SamplingParams params = Fixture::Params();
+  params.num_prompt_logprobs = 0;
+  // The prompt is in the prefix cache, which must not be used; of several choices the first one tells.
+  ASSERT_TRUE(f.Submit(2, prompt, params, {0, 1}).ok());
+  ASSERT_TRUE(f.Submit(3, {5}, params).ok());
+  f.Settle();
+  EXPECT_EQ(f.Of(2, 0).prompt_logprobs, expected);
+  EXPECT_EQ(f.Of(2, 0).usage.cached_tokens, 0);
+  EXPECT_TRUE(f.Of(2, 1).prompt_logprobs.empty());
+  EXPECT_TRUE(f.Of(3).prompt_logprobs.empty()) << "nothing comes before the only token";
+  EXPECT_EQ(f.Of(2, 0).tokens, Fixture::Expected(prompt));
+  EXPECT_EQ(f.Of(2, 1).tokens, Fixture::Expected(prompt, Fixture::Params(), 1));
+  f.ExpectAllFree();
+}
+
+TEST_P(TargetEngineDepthTest, TellsLogprobsOfAPromptOnceThoughItIsPreempted) {
+  // Both fit only one after the other: the one that waits longer preempts, and the prompt is computed again.
+  SamplingParams params = Fixture::Params(40);
+  params.num_prompt_logprobs = 0;
+  std::vector<TokenId> prompt(100);
+  for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<TokenId>(i * 3 % kVocabSize);
+  std::vector<float> expected;
+  for (size_t i = 2; i <= prompt.size(); ++i) expected.push_back(HashPromptLogprob(absl::MakeSpan(prompt).first(i)));
+  for (int turns = 1; turns <= 8; ++turns) {
+    SCOPED_TRACE(turns);
+    Fixture f({.depth = GetParam(), .num_blocks = 40});
+    ASSERT_TRUE(f.Submit(1, prompt, params).ok());
+    for (int i = 0; i < turns; ++i) f.Turn();
+    SubmitEvent urgent{.stream = f.stream, .id = RequestId(2), .received = f.clock.Now()};
+    urgent.request.prompt.assign(90, 9);
+    urgent.request.params = Fixture::Params(40);
+    urgent.request.priority = 5;
+    urgent.request.lanes.resize(1);
+    ASSERT_TRUE(f.inbox.Post(std::move(urgent)).ok());
+    f.Settle();
+    EXPECT_GT(f.engine->scheduler().stats().num_preemptions, 0);
+    EXPECT_EQ(f.Of(1).prompt_logprobs, expected);
+    EXPECT_EQ(f.Of(1).tokens, Fixture::Expected(prompt, params));
+    f.ExpectAllFree();
+  }
 }
 
 TEST_P(TargetEngineDepthTest, EndsEachLaneOfARequestOnItsOwn) {

@@ -24,6 +24,8 @@ bool TokenStream::Append(const LaneId& id, TokensEvent event) {
   return true;
 }
 
+void TokenStream::Append(const LaneId& id, PromptLogprobsEvent event) { appended_.push_back({id, std::move(event)}); }
+
 void TokenStream::Append(const LaneId& id, FinishedEvent event) { appended_.push_back({id, std::move(event)}); }
 
 void TokenStream::Append(const LaneId& id, FailedEvent event) { appended_.push_back({id, std::move(event)}); }

@@ -3,7 +3,8 @@
 //
 // The engine never waits for a reader. What waits for one is bounded: a lane at max_buffered_tokens, a stream at
 // kLanesWorth times as many. At either bound Append refuses; the engine then cuts that lane with an error. Ends are
-// always taken: there is one a lane, and lanes are bounded by the scheduler.
+// always taken: there is one a lane, and lanes are bounded by the scheduler; and logprobs of prompts, each once, which
+// are bounded by kMaxPromptLogprobs a request.
 //
 // Thread safety: Append and Flush from the engine's thread, Take and Close from any.
 #pragma once
@@ -39,6 +40,11 @@ struct TokensEvent {
   std::vector<TokenLogprobs> logprobs;  // one a token, if asked for
   int num_accepted = 0;                 // the first so many of tokens were draft tokens; the rest is the target's own
 };
+// Of the prompt's tokens at first_position, ...
+struct PromptLogprobsEvent {
+  int first_position = 0;
+  std::vector<TokenLogprobs> logprobs;
+};
 struct FinishedEvent {
   FinishReason reason = FinishReason::kCancelled;
   Usage usage;
@@ -50,7 +56,7 @@ struct FailedEvent {
 };
 struct LaneEvent {
   LaneId id;
-  std::variant<TokensEvent, FinishedEvent, FailedEvent> event;
+  std::variant<TokensEvent, PromptLogprobsEvent, FinishedEvent, FailedEvent> event;
 };
 
 class TokenStream {
@@ -64,6 +70,7 @@ class TokenStream {
 
   // False if a bound is reached: the event was not taken. Tokens of a closed stream vanish.
   [[nodiscard]] bool Append(const LaneId& id, TokensEvent event);
+  void Append(const LaneId& id, PromptLogprobsEvent event);
   void Append(const LaneId& id, FinishedEvent event);
   void Append(const LaneId& id, FailedEvent event);
   void Flush();

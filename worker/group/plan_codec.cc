@@ -40,6 +40,7 @@ void ParamsToProto(const SamplingParams& params, v1::SamplingParams* out) {
   out->mutable_stop_token_ids()->Add(params.stop_token_ids.begin(), params.stop_token_ids.end());
   out->set_seed(params.seed);
   out->set_num_logprobs(params.num_logprobs);
+  if (params.num_prompt_logprobs >= 0) out->set_num_prompt_logprobs(static_cast<uint32_t>(params.num_prompt_logprobs));
   out->set_acceptance(params.acceptance == Acceptance::kRejection ? v1::ACCEPTANCE_REJECTION : v1::ACCEPTANCE_COUPLED);
 }
 
@@ -59,6 +60,10 @@ absl::Status ParamsFromProto(const v1::SamplingParams& params, int vocab_size, S
   out->stop_token_ids.assign(params.stop_token_ids().begin(), params.stop_token_ids().end());
   out->seed = params.seed();
   out->num_logprobs = params.num_logprobs();
+  out->num_prompt_logprobs = -1;
+  if (params.has_num_prompt_logprobs()) {
+    RETURN_IF_ERROR(ToInt("num_prompt_logprobs", params.num_prompt_logprobs(), 0, &out->num_prompt_logprobs));
+  }
   if (params.acceptance() != v1::ACCEPTANCE_COUPLED && params.acceptance() != v1::ACCEPTANCE_REJECTION) {
     return Bad("acceptance", static_cast<uint64_t>(params.acceptance()), "is unknown");
   }

@@ -30,6 +30,7 @@ StepPlan FullPlan() {
   params.seed = 0xfedcba9876543210;
   params.lane = 3;
   params.num_logprobs = 5;
+  params.num_prompt_logprobs = 7;
   params.acceptance = Acceptance::kRejection;
   StepPlan plan;
   plan.step = StepId(12);
@@ -66,6 +67,7 @@ void ExpectEqual(const SamplingParams& a, const SamplingParams& b) {
   EXPECT_EQ(a.presence_penalty, b.presence_penalty);
   EXPECT_EQ(a.frequency_penalty, b.frequency_penalty);
   EXPECT_EQ(a.logit_bias, b.logit_bias);
+  EXPECT_EQ(a.num_prompt_logprobs, b.num_prompt_logprobs);
   EXPECT_EQ(a.max_tokens, b.max_tokens);
   EXPECT_EQ(a.min_tokens, b.min_tokens);
   EXPECT_EQ(a.end_token_ids, b.end_token_ids);

@@ -111,21 +111,28 @@ class ModelRunner::State {
     RETURN_IF_ERROR(BuildInputs(plan));
     if (!token_ids_.empty()) {
       RETURN_IF_ERROR(Forward(model_.config().num_layers, Inputs(), *ops_));
-      RETURN_IF_ERROR(verifier_->Verify(sampled_, &sampled_results_));
+      RETURN_IF_ERROR(verifier_->Verify(sampled_, given_, &sampled_results_, &given_results_));
     } else {
       sampled_results_.clear();
+      given_results_.clear();
     }
     *result = {};
     result->step = plan.step;
     result->spans.reserve(plan.spans.size());
-    size_t next = 0;
+    size_t next = 0, next_given = 0;
     for (size_t i = 0; i < plan.spans.size(); ++i) {
       const RunningSpan& run = runs_[i];
+      SpanResult& outcome = run.samples ? sampled_results_[next++] : unsampled_;
+      if (!run.samples) outcome = {.sequence = plan.spans[i].sequence};
+      for (int row = 0; row < run.num_prompt_rows; ++row) {
+        GivenTokenResult& given = given_results_[next_given++];
+        outcome.not_finite |= given.not_finite;
+        outcome.prompt_logprobs.push_back(std::move(given.logprobs));
+      }
       if (!run.samples) {
-        result->spans.push_back({.sequence = plan.spans[i].sequence});
+        result->spans.push_back(std::move(outcome));
         continue;
       }
-      SpanResult& outcome = sampled_results_[next++];
       if (options_.replay != nullptr && run.draft.empty()) Replay(*run.mirror, &outcome);
       if (options_.fault == PlantedFault::kAcceptUnverified) AcceptUnverified(run.draft, &outcome);
       Commit(*run.mirror, run, outcome);
@@ -165,7 +172,8 @@ class ModelRunner::State {
     Mirror* mirror = nullptr;
     bool samples = false;  // false also for a discarded span
     absl::Span<const TokenId> draft;
-    int end_position = 0;  // after the last row
+    int end_position = 0;     // after the last row
+    int num_prompt_rows = 0;  // of given_
   };
 
   template <typename... Args>
@@ -227,6 +235,7 @@ class ModelRunner::State {
     append_spans_.clear();
     logit_rows_.clear();
     sampled_.clear();
+    given_.clear();
     runs_.clear();
     named_.clear();
     if (plan.spans.size() > static_cast<size_t>(options_.max_sequences)) {
@@ -301,6 +310,13 @@ class ModelRunner::State {
     append_spans_.push_back(rows);
     if (options_.fault == PlantedFault::kSkipRollback) SkipWritten(mirror, &append_spans_.back());
 
+    const int num_prompt_rows = NumPromptRows(mirror, resolved);
+    for (int i = 0; i < num_prompt_rows; ++i) {
+      given_.push_back({.token = mirror.tokens[resolved.first_position + i + 1],
+                        .num_logprobs = mirror.params.num_prompt_logprobs,
+                        .logit_row = static_cast<int>(logit_rows_.size())});
+      logit_rows_.push_back(static_cast<int32_t>(first_row + i));
+    }
     if (span.samples) {
       sampled_.push_back({.sequence = span.sequence,
                           .params = &mirror.params,
@@ -314,9 +330,18 @@ class ModelRunner::State {
         logit_rows_.push_back(static_cast<int32_t>(first_row + row));
       }
     }
-    runs_.push_back(
-        {.mirror = &mirror, .samples = span.samples, .draft = draft, .end_position = static_cast<int>(end_position)});
+    runs_.push_back({.mirror = &mirror,
+                     .samples = span.samples,
+                     .draft = draft,
+                     .end_position = static_cast<int>(end_position),
+                     .num_prompt_rows = num_prompt_rows});
     return absl::OkStatus();
+  }
+
+  // Rows, from the span's first on, whose next token is the prompt's and has its logprob asked for.
+  static int NumPromptRows(const Mirror& mirror, const ResolvedSpan& span) {
+    if (mirror.params.num_prompt_logprobs < 0) return 0;
+    return std::clamp(mirror.num_prompt_tokens - 1 - span.first_position, 0, span.num_committed_tokens);
   }
 
   absl::Status UpdateBlocks(const StepPlan& plan, const Span& span, Mirror& mirror) {
@@ -395,6 +420,9 @@ class ModelRunner::State {
   std::vector<int32_t> logit_rows_;
   std::vector<SampledSpan> sampled_;
   std::vector<SpanResult> sampled_results_;
+  SpanResult unsampled_;
+  std::vector<GivenToken> given_;  // prompt tokens whose logprobs are asked for
+  std::vector<GivenTokenResult> given_results_;
   std::vector<RunningSpan> runs_;
   absl::flat_hash_set<SequenceId> named_;
 };

@@ -424,6 +424,59 @@ TEST(ModelRunner, GivesLogprobsOfRawLogits) {
   }
 }
 
+// The logits of a position are those of a prompt that ends there.
+TEST(ModelRunner, GivesLogprobsOfThePromptWhateverTheChunksAndNeighbours) {
+  const std::string path = WriteTinyModel({.seed = 8});
+  const std::vector<TokenId> prompt = RandomTokens(30, 320, 4);
+  for (const Numerics numerics : {Numerics::kInvariant, Numerics::kReference}) {
+    for (const int world_size : {1, 3}) {
+      SCOPED_TRACE(absl::StrCat(NumericsName(numerics), " over ", world_size, " ranks"));
+      const auto group = MustCreate(path, {.numerics = numerics, .world_size = world_size, .num_kv_blocks = 160});
+      ASSERT_NE(group, nullptr);
+      SamplingParams params = Greedy(3);
+      const auto without = MustGenerate(*group, prompt, {.params = params});
+      EXPECT_TRUE(without.prompt_logprobs.empty());
+      params.num_prompt_logprobs = 3;
+      const auto whole = MustGenerate(*group, prompt, {.params = params});
+      EXPECT_EQ(whole.output, without.output);
+      ASSERT_EQ(whole.prompt_logprobs.size(), prompt.size() - 1);
+      for (size_t p = 1; p < prompt.size(); ++p) {
+        const auto before = MustGenerate(*group, {prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(p)},
+                                         {.params = Greedy(1), .keep_logits = true});
+        const std::vector<float>& row = before.logits[0];
+        double sum = 0;
+        int rank = 1;
+        for (const float logit : row) {
+          sum += std::exp(static_cast<double>(logit));
+          rank += logit > row[prompt[p]];
+        }
+        const TokenLogprobs& told = whole.prompt_logprobs[p - 1];
+        // Of fp32 logits in double: one rounding of the result, which is at most some tens.
+        EXPECT_NEAR(told.logprob, row[prompt[p]] - std::log(sum), 1e-5) << "position " << p;
+        EXPECT_EQ(told.rank, rank);
+        ASSERT_EQ(told.top.size(), 3);
+        EXPECT_EQ(told.top[0].first, before.output[0]);
+      }
+      const std::vector<std::vector<TokenId>> neighbours = {RandomTokens(5, 320, 6), RandomTokens(9, 320, 7)};
+      for (const GroupDriver::GenerateOptions& options :
+           {GroupDriver::GenerateOptions{.params = params, .chunk_size = 1},
+            GroupDriver::GenerateOptions{.params = params, .chunk_size = 7},
+            GroupDriver::GenerateOptions{.params = params, .chunk_size = 16, .plan_ahead = true},
+            GroupDriver::GenerateOptions{
+                .params = params, .chunk_size = 11, .neighbours = neighbours, .neighbours_first = true}}) {
+        const auto other = MustGenerate(*group, prompt, options);
+        EXPECT_EQ(other.output, whole.output);
+        ASSERT_EQ(other.prompt_logprobs.size(), whole.prompt_logprobs.size());
+        for (size_t i = 0; i < whole.prompt_logprobs.size(); ++i) {
+          EXPECT_EQ(other.prompt_logprobs[i].logprob, whole.prompt_logprobs[i].logprob);
+          EXPECT_EQ(other.prompt_logprobs[i].top, whole.prompt_logprobs[i].top);
+          EXPECT_EQ(other.prompt_logprobs[i].rank, whole.prompt_logprobs[i].rank);
+        }
+      }
+    }
+  }
+}
+
 TEST(ModelRunner, ReportsLogitsThatAreNotFinite) {
   // Row 5 of the embedding table becomes NaN: harmless until a sequence holds token 5.
   std::string bytes = TinyModel({.seed = 9, .dtype = DType::kF32, .embedding_dtype = DType::kF32}).Finish();

@@ -45,6 +45,9 @@ absl::StatusOr<SamplingParams> ParamsFromProto(const v1::SamplingParams& proto, 
   params.seed = proto.seed();
   params.lane = lane;
   params.num_logprobs = proto.num_logprobs();
+  if (proto.has_num_prompt_logprobs()) {
+    ASSIGN_OR_RETURN(params.num_prompt_logprobs, IntFromWire(proto.num_prompt_logprobs(), "num_prompt_logprobs"));
+  }
   switch (proto.acceptance()) {
     case v1::ACCEPTANCE_COUPLED:
       params.acceptance = Acceptance::kCoupled;
@@ -78,6 +81,9 @@ void ParamsToProto(const SamplingParams& params, v1::SamplingParams* proto) {
   proto->mutable_stop_token_ids()->Add(params.stop_token_ids.begin(), params.stop_token_ids.end());
   proto->set_seed(params.seed);
   proto->set_num_logprobs(params.num_logprobs);
+  if (params.num_prompt_logprobs >= 0) {
+    proto->set_num_prompt_logprobs(static_cast<uint32_t>(params.num_prompt_logprobs));
+  }
   proto->set_acceptance(params.acceptance == Acceptance::kCoupled ? v1::ACCEPTANCE_COUPLED : v1::ACCEPTANCE_REJECTION);
 }
 
@@ -103,16 +109,20 @@ absl::StatusOr<Request> RequestFromProto(const v1::Submit& proto, TimePoint rece
   request.lookahead = proto.lookahead();
   request.priority = proto.priority();
   request.prefix_salt = proto.prefix_salt();
+  request.prediction = Ids(proto.prediction_token_ids());
   return request;
 }
 
-std::optional<TraceContext> TraceFromProto(const v1::Submit& proto) {
-  if (!proto.has_trace()) return std::nullopt;
-  const v1::TraceContext& trace = proto.trace();
+std::optional<TraceContext> TraceFromProto(const v1::TraceContext& trace) {
   TraceContext context{
       .trace = {trace.trace_id_high(), trace.trace_id_low()}, .span = trace.span_id(), .sampled = trace.sampled()};
   if (!context.trace) return std::nullopt;
   return context;
+}
+
+std::optional<TraceContext> TraceFromProto(const v1::Submit& proto) {
+  if (!proto.has_trace()) return std::nullopt;
+  return TraceFromProto(proto.trace());
 }
 
 void LaneEventToProto(const LaneEvent& event, v1::TargetEvent* proto) {
@@ -124,6 +134,10 @@ void LaneEventToProto(const LaneEvent& event, v1::TargetEvent* proto) {
     out->mutable_token_ids()->Add(tokens->tokens.begin(), tokens->tokens.end());
     for (const TokenLogprobs& logprobs : tokens->logprobs) LogprobsToProto(logprobs, out->add_logprobs());
     out->set_num_accepted(static_cast<uint32_t>(tokens->num_accepted));
+  } else if (const auto* prompt = std::get_if<PromptLogprobsEvent>(&event.event)) {
+    v1::PromptLogprobs* const out = proto->mutable_prompt_logprobs();
+    out->set_first_position(static_cast<uint32_t>(prompt->first_position));
+    for (const TokenLogprobs& logprobs : prompt->logprobs) LogprobsToProto(logprobs, out->add_logprobs());
   } else if (const auto* finished = std::get_if<FinishedEvent>(&event.event)) {
     proto->mutable_finished()->set_finish_reason(FinishReasonToProto(finished->reason));
     UsageToProto(finished->usage, proto->mutable_finished()->mutable_usage());
@@ -143,6 +157,8 @@ void UsageToProto(const Usage& usage, v1::Usage* proto) {
   proto->set_plain_steps(static_cast<uint32_t>(usage.plain_steps));
   proto->set_draft_tokens(static_cast<uint32_t>(usage.draft_tokens));
   proto->set_accepted_tokens(static_cast<uint32_t>(usage.accepted_tokens));
+  proto->set_prediction_tokens(static_cast<uint32_t>(usage.prediction_tokens));
+  proto->set_accepted_prediction_tokens(static_cast<uint32_t>(usage.accepted_prediction_tokens));
   if (usage.rounds == 0) return;
   for (int i = 0; i <= usage.longest_draft; ++i) proto->add_rounds_by_accepted(usage.rounds_by_accepted[i]);
 }
@@ -165,6 +181,7 @@ v1::FinishReason FinishReasonToProto(FinishReason reason) {
 
 void LogprobsToProto(const TokenLogprobs& logprobs, v1::TokenLogprobs* proto) {
   proto->set_logprob(logprobs.logprob);
+  proto->set_rank(static_cast<uint32_t>(logprobs.rank));
   for (const auto& [token, logprob] : logprobs.top) {
     v1::TokenLogprob* const entry = proto->add_top();
     entry->set_token_id(token);
@@ -203,6 +220,11 @@ std::optional<DraftCommand> DraftCommandFromProto(const v1::DraftCommand& proto)
                                   .output = Ids(proto.open().output_token_ids()),
                                   .params = *std::move(params),
                                   .lookahead = proto.open().lookahead()};
+      if (proto.open().has_trace()) {
+        auto& open = std::get<DraftOpen>(command.command);
+        open.trace = TraceFromProto(proto.open().trace());
+        if (open.trace.has_value() && !open.trace->sampled) open.trace.reset();
+      }
       return command;
     }
     case v1::DraftCommand::kCommit:
@@ -240,7 +262,15 @@ void OpeningToProto(const DraftSource::Opening& opening, v1::DraftCommand* proto
   open->mutable_prompt_token_ids()->Add(opening.prompt.begin(), opening.prompt.end());
   open->mutable_output_token_ids()->Add(opening.output.begin(), opening.output.end());
   ParamsToProto(*opening.params, open->mutable_params());
+  open->mutable_params()->clear_num_prompt_logprobs();  // the target's alone
   open->set_lane(opening.params->lane);
+  if (opening.trace != nullptr) {
+    v1::TraceContext* const trace = open->mutable_trace();
+    trace->set_trace_id_high(opening.trace->trace.high);
+    trace->set_trace_id_low(opening.trace->trace.low);
+    trace->set_span_id(opening.trace->span);
+    trace->set_sampled(opening.trace->sampled);
+  }
   open->set_lookahead(static_cast<uint32_t>(opening.lookahead));
 }
 

@@ -29,6 +29,8 @@ void ParamsToProto(const SamplingParams& params, v1::SamplingParams* proto);
 
 // INVALID_ARGUMENT naming what can not be: numbers out of range here, the rest by Scheduler::Submit.
 absl::StatusOr<Request> RequestFromProto(const v1::Submit& proto, TimePoint received);
+// Empty if it is none.
+std::optional<TraceContext> TraceFromProto(const v1::TraceContext& trace);
 // That the request belongs to; empty if to none.
 std::optional<TraceContext> TraceFromProto(const v1::Submit& proto);
 void LaneEventToProto(const LaneEvent& event, v1::TargetEvent* proto);

@@ -26,6 +26,11 @@ constexpr size_t kMaxWaitingEvents = 1 << 20;
 constexpr size_t kEventBytes = 64;
 
 size_t WireBytes(const LaneEvent& event) {
+  if (const auto* prompt = std::get_if<PromptLogprobsEvent>(&event.event)) {
+    size_t num_logprobs = 0;
+    for (const TokenLogprobs& logprobs : prompt->logprobs) num_logprobs += 1 + logprobs.top.size();
+    return kEventBytes + 14 * num_logprobs;
+  }
   const auto* tokens = std::get_if<TokensEvent>(&event.event);
   if (tokens == nullptr) return kEventBytes;
   size_t num_logprobs = 0;
@@ -84,7 +89,8 @@ class TargetService::Call final : public ServerStream<v1::TargetCommands, v1::Ta
       const LaneEvent& event = waiting_.front().event;
       bytes += WireBytes(event);
       LaneEventToProto(event, response->add_events());
-      if (!std::holds_alternative<TokensEvent>(event.event)) {
+      if (!std::holds_alternative<TokensEvent>(event.event) &&
+          !std::holds_alternative<PromptLogprobsEvent>(event.event)) {
         TellIfItWentWrong(event, waiting_.front().trace);
         LaneEnded(event.id);
       }

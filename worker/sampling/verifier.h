@@ -19,14 +19,26 @@ namespace outrider {
 // `not_finite` is then set and the tokens before it stand.
 SpanResult ToSpanResult(const SampledSpan& span, const kernels::VerifiedSpan& verified);
 
+// A token that stands in the sequence already, of a prompt: its logprob is asked for.
+struct GivenToken {
+  TokenId token = 0;
+  int num_logprobs = 0;  // and those of the best so many
+  int logit_row = 0;
+};
+struct GivenTokenResult {
+  TokenLogprobs logprobs;
+  bool not_finite = false;
+};
+
 class Verifier {
  public:
   // `ops` outlives this.
   explicit Verifier(Ops& ops) : ops_(ops) {}
 
-  // results[i] of spans[i], whose logits the forward pass left in `ops`. results.size() == spans.size().
-  // Errors: those of Ops::SampleVerify.
-  absl::Status Verify(absl::Span<const SampledSpan> spans, std::vector<SpanResult>* results);
+  // results[i] of spans[i] and given_results[i] of given[i], whose logits the forward pass left in `ops`; each has as
+  // many as there are of them. Errors: those of Ops::SampleVerify.
+  absl::Status Verify(absl::Span<const SampledSpan> spans, absl::Span<const GivenToken> given,
+                      std::vector<SpanResult>* results, std::vector<GivenTokenResult>* given_results);
 
  private:
   Ops& ops_;

@@ -40,6 +40,10 @@ struct Scheduler::Entry {
   int incarnation = 0;      // rises with each preemption: results of spans planned before no longer move its KV
   int num_told_blocks = 0;  // table entries that ranks know
 
+  bool WantsPromptLogprobs() const {
+    return sequence.params().num_prompt_logprobs >= 0 && next_prompt_logprob < sequence.num_prompt_tokens();
+  }
+
   // Spans planned and not applied, of this incarnation, and what the last one planned is.
   int num_in_flight = 0;
   int num_planned_tokens = 0;  // computed, or in a span that was planned
@@ -56,6 +60,7 @@ struct Scheduler::Entry {
 
   Usage usage;
   std::optional<Duration> queue_time;  // since it was planned first
+  int next_prompt_logprob = 1;         // the first prompt position whose logprobs were not told yet
 
   // Of the step being planned.
   int step_tokens = 0;
@@ -66,7 +71,8 @@ struct Scheduler::Outstanding {
   StepPlan plan;
   struct SpanNote {
     int incarnation = 0;
-    std::vector<int> sources;  // of the span's paths
+    std::vector<int> sources;     // of the span's paths
+    std::vector<bool> predicted;  // likewise: from the request's prediction
     Duration draft_wait{};
   };
   std::vector<SpanNote> notes;  // a span each
@@ -144,6 +150,18 @@ absl::Status Scheduler::ValidateRequest(const Request& request) const {
                                                    " positions of the KV cache (kv_cache_bytes)"));
   }
   RETURN_IF_ERROR(check_ids("prompt", request.prompt));
+  RETURN_IF_ERROR(check_ids("prediction", request.prediction));
+  if (static_cast<int64_t>(request.prediction.size()) > options_.max_model_len) {
+    return absl::InvalidArgumentError(absl::StrCat("the prediction has ", request.prediction.size(),
+                                                   " tokens; at most the ", options_.max_model_len,
+                                                   " of the context are of use"));
+  }
+  const int64_t num_prompt_logprobs = num_prompt_tokens * (1 + request.params.num_prompt_logprobs);
+  if (num_prompt_logprobs > kMaxPromptLogprobs) {
+    return absl::InvalidArgumentError(absl::StrCat("num_prompt_logprobs = ", request.params.num_prompt_logprobs,
+                                                   " for ", num_prompt_tokens, " prompt tokens makes ",
+                                                   num_prompt_logprobs, " logprobs; at most ", kMaxPromptLogprobs));
+  }
   if (request.lookahead < Request::kAutoLookahead || request.lookahead > kMaxLookahead) {
     return absl::InvalidArgumentError(
         absl::StrCat("lookahead = ", request.lookahead, " is out of range; it takes -1 (auto) to ", kMaxLookahead));
@@ -363,6 +381,7 @@ void Scheduler::PreemptForPriority() {
 // prompts. What is left is for Admit.
 void Scheduler::ShareTokens(TimePoint now) {
   num_tokens_left_ = options_.max_step_tokens;
+  num_prompt_logprobs_left_ = kPromptLogprobRowsMax;
   int num_waiting = 0;
   bool has_prompt = !waiting_.empty() && num_running() < max_running_;
   for (Entry* entry : running_) {
@@ -431,10 +450,21 @@ bool Scheduler::Holds(int num_waiting, TimePoint now) {
   return now < *hold_until_;
 }
 
+// Rows among the next num_tokens whose next token is the prompt's.
+int Scheduler::PromptLogprobsWanted(const Entry& entry, int num_tokens) const {
+  return std::clamp(entry.sequence.num_prompt_tokens() - 1 - entry.num_planned_tokens, 0, num_tokens);
+}
+
 // As many of the tokens left as the sequence lacks; a draft after its last one if there is room.
 void Scheduler::TakeTokens(Entry& entry) {
   const int num_tokens = entry.NumTokensToPlan();
   entry.step_tokens = std::min(num_tokens, num_tokens_left_);
+  if (entry.WantsPromptLogprobs()) {
+    if (PromptLogprobsWanted(entry, entry.step_tokens) > num_prompt_logprobs_left_) {
+      entry.step_tokens = num_prompt_logprobs_left_;
+    }
+    num_prompt_logprobs_left_ -= PromptLogprobsWanted(entry, entry.step_tokens);
+  }
   entry.step_lookahead = 0;
   num_tokens_left_ -= entry.step_tokens;
   if (entry.step_tokens < num_tokens || entry.grant.lookahead == 0) return;
@@ -482,6 +512,7 @@ void Scheduler::Admit(Outstanding& step, TimePoint now) {
   for (auto next = waiting_.begin(); next != waiting_.end();) {
     Entry& entry = **next;
     if (num_running() >= max_running_ || num_tokens_left_ == 0) return;
+    if (entry.WantsPromptLogprobs() && num_prompt_logprobs_left_ == 0) return;
     if (entry.num_stale_in_flight > 0) return;  // its tokens are known one step later
     if (WaitsForLane(entry)) {
       ++next;
@@ -499,8 +530,10 @@ void Scheduler::Admit(Outstanding& step, TimePoint now) {
 
 // Finds or reserves blocks for all committed tokens. False, and nothing held, if they lack.
 bool Scheduler::Enter(Entry& entry) {
-  const absl::Span<const TokenId> tokens = entry.sequence.tokens();
-  int num_found = kv_.FindPrefix(tokens, entry.salt, entry.table);
+  absl::Span<const TokenId> tokens = entry.sequence.tokens();
+  // The row before each position that was not told yet is computed.
+  if (entry.WantsPromptLogprobs()) tokens = tokens.first(entry.next_prompt_logprob - 1);
+  int num_found = tokens.empty() ? 0 : kv_.FindPrefix(tokens, entry.salt, entry.table);
   const Entry* leader = Leader(entry);
   if (leader != nullptr && num_found < SharedTokens(entry)) {
     kv_.Release(entry.table);
@@ -555,6 +588,7 @@ void Scheduler::EmitSpan(Entry& entry, Outstanding& step, TimePoint now) {
       if (UsableDraft(offer.path, sequence.tokens()).empty()) continue;
       span.paths.push_back(offer.path);
       note.sources.push_back(offer.source);
+      note.predicted.push_back(offer.predicted);
     }
   }
   span.first_block_index = entry.num_told_blocks;
@@ -606,6 +640,31 @@ absl::Status Scheduler::ApplyResult(const StepResult& result, TimePoint now) {
   return absl::OkStatus();
 }
 
+// Tells logprobs of the prompt that were not told before: of spans of an earlier incarnation too, whose rows have the
+// same bits.
+absl::Status Scheduler::ApplyPromptLogprobs(const Span& span, const SpanResult& result, Entry& entry, StepId step) {
+  const Sequence& sequence = entry.sequence;
+  int num_expected = 0;
+  if (sequence.params().num_prompt_logprobs >= 0 && span.predecessor == StepId()) {
+    num_expected = std::clamp(sequence.num_prompt_tokens() - 1 - span.first_position, 0, span.num_committed_tokens);
+  }
+  const int num_given = static_cast<int>(result.prompt_logprobs.size());
+  const int num_told = entry.next_prompt_logprob - (span.first_position + 1);
+  if (num_given != num_expected || (num_given > 0 && num_told < 0)) {
+    return absl::InternalError(absl::StrCat("step ", step.value, ", sequence ", span.sequence.value, ": ", num_given,
+                                            " logprobs of prompt tokens from position ", span.first_position + 1,
+                                            "; there are ", num_expected, " from ", entry.next_prompt_logprob));
+  }
+  if (num_given == 0 || num_given <= num_told) return absl::OkStatus();
+  SequenceUpdate update{.sequence = span.sequence, .first_prompt_position = entry.next_prompt_logprob};
+  update.prompt_logprobs.assign(result.prompt_logprobs.begin() + num_told, result.prompt_logprobs.end());
+  update.usage = entry.usage;
+  update.queue_time = *entry.queue_time;
+  entry.next_prompt_logprob += static_cast<int>(update.prompt_logprobs.size());
+  updates_.push_back(std::move(update));
+  return absl::OkStatus();
+}
+
 // Commits what a span gave. Trusts nothing that the plan and the stop rule do not confirm.
 absl::Status Scheduler::ApplySpan(const Span& span, const SpanResult& result, const Outstanding& step, int index) {
   const auto wrong = [&](const auto&... what) {
@@ -620,6 +679,13 @@ absl::Status Scheduler::ApplySpan(const Span& span, const SpanResult& result, co
   const bool is_current = step.notes[index].incarnation == entry.incarnation;
   --(is_current ? entry.num_in_flight : entry.num_stale_in_flight);
 
+  const auto fail_not_finite = [&] {
+    Finish(entry, {.sequence = span.sequence,
+                   .error = absl::InternalError("the model's logits are not finite (NaN or infinity)")});
+    return absl::OkStatus();
+  };
+  if (result.not_finite && !result.prompt_logprobs.empty()) return fail_not_finite();
+  RETURN_IF_ERROR(ApplyPromptLogprobs(span, result, entry, step.plan.step));
   if (!span.samples) {
     if (!result.tokens.empty()) return wrong("tokens from a span that does not sample");
     if (is_current) {
@@ -628,11 +694,7 @@ absl::Status Scheduler::ApplySpan(const Span& span, const SpanResult& result, co
     }
     return absl::OkStatus();
   }
-  if (result.not_finite) {
-    Finish(entry, {.sequence = span.sequence,
-                   .error = absl::InternalError("the model's logits are not finite (NaN or infinity)")});
-    return absl::OkStatus();
-  }
+  if (result.not_finite) return fail_not_finite();
 
   const ResolvedSpan resolved = ResolveSpan(span, sequence.tokens());
   const int num_draft_tokens = static_cast<int>(resolved.draft.size());
@@ -646,9 +708,12 @@ absl::Status Scheduler::ApplySpan(const Span& span, const SpanResult& result, co
   update.num_draft_tokens = num_draft_tokens;
   update.num_accepted = std::min(result.num_accepted, num_new_tokens);
   update.draft_wait = step.notes[index].draft_wait;
+  bool predicted = false;
   for (size_t i = 0; num_draft_tokens > 0 && i < span.paths.size(); ++i) {
     absl::Span<const TokenId> draft = UsableDraft(span.paths[i], sequence.tokens());
-    if (draft.data() == resolved.draft.data()) update.draft_source = step.notes[index].sources[i];
+    if (draft.data() != resolved.draft.data()) continue;
+    update.draft_source = step.notes[index].sources[i];
+    predicted = step.notes[index].predicted[i];
   }
   std::optional<FinishReason> finish;
   for (int i = 0; i < num_new_tokens; ++i) {
@@ -670,6 +735,10 @@ absl::Status Scheduler::ApplySpan(const Span& span, const SpanResult& result, co
   if (num_draft_tokens > 0) {
     entry.usage.longest_draft = std::max(entry.usage.longest_draft, std::min(num_draft_tokens, kMaxRoundDraft));
     ++entry.usage.rounds_by_accepted[std::min(update.num_accepted, kMaxRoundDraft)];
+  }
+  if (predicted) {
+    entry.usage.prediction_tokens += num_draft_tokens;
+    entry.usage.accepted_prediction_tokens += update.num_accepted;
   }
   stats_.num_rounds += num_draft_tokens > 0;
   entry.usage.output_tokens = sequence.num_output_tokens();

@@ -18,6 +18,9 @@
 // A step's tokens are bounded by max_step_tokens and by what is measured to last step_time_ms_max; the oldest prompt
 // always gets kPromptTokensMin.
 //
+// Where logprobs of the prompt are asked for, every position is computed, once, by the request's first lane: the prefix
+// cache is looked into only for what was told before a preemption.
+//
 // The choices of a request are lanes. A lane waits until an earlier one has computed the full blocks of the prompt,
 // then shares them.
 //
@@ -93,6 +96,9 @@ class Scheduler {
  public:
   // A prompt gets at least so many tokens a step, however long steps last: enough for progress, little beside a batch.
   static constexpr int kPromptTokensMin = 16;
+  // Prompt positions a step whose logprobs are asked for, all sequences together: each goes through the model's head,
+  // and its logits to where tokens are chosen.
+  static constexpr int kPromptLogprobRowsMax = 256;
   static constexpr double kHoldShare = 0.5;
   static constexpr double kHoldRounds = 8;
   static constexpr Duration kPriorityAgeing = std::chrono::seconds(1);
@@ -177,6 +183,7 @@ class Scheduler {
   const Entry* Leader(const Entry& entry) const;
   int SharedTokens(const Entry& entry) const;
   int EndPosition(const Entry& entry) const;
+  int PromptLogprobsWanted(const Entry& entry, int num_tokens) const;
 
   // Parts of PlanStep, in order.
   void PreemptForPriority();
@@ -189,6 +196,7 @@ class Scheduler {
   bool Enter(Entry& entry);
   void EmitSpan(Entry& entry, Outstanding& step, TimePoint now);
 
+  absl::Status ApplyPromptLogprobs(const Span& span, const SpanResult& result, Entry& entry, StepId step);
   absl::Status ApplySpan(const Span& span, const SpanResult& result, const Outstanding& step, int index);
 
   const SchedulerOptions options_;
@@ -208,6 +216,7 @@ class Scheduler {
   int num_outstanding_ = 0;
   std::optional<TimePoint> hold_until_;  // drafted sequences wait for others
   int num_tokens_left_ = 0;              // of the step being planned
+  int num_prompt_logprobs_left_ = 0;     // likewise
   TimePoint last_applied_{};
   uint64_t last_sequence_ = 0;
   uint64_t last_step_ = 0;

@@ -50,6 +50,10 @@ class SchedulerTest : public testing::Test {
     for (const Span& span : plan.spans) {
       SpanResult& r = result.spans.emplace_back(SpanResult{.sequence = span.sequence});
       const Sequence* sequence = scheduler_.Find(span.sequence);
+      if (sequence != nullptr && sequence->params().num_prompt_logprobs >= 0) {
+        const int end = std::min(span.first_position + span.num_committed_tokens, sequence->num_prompt_tokens() - 1);
+        r.prompt_logprobs.resize(static_cast<size_t>(std::max(0, end - span.first_position)));
+      }
       if (!span.samples || sequence == nullptr) continue;
       const ResolvedSpan resolved = ResolveSpan(span, sequence->tokens());
       r.num_draft_tokens = static_cast<int>(resolved.draft.size());
@@ -125,6 +129,58 @@ TEST_F(SchedulerTest, RefusesWhatCanNeverWorkAndSaysWhy) {
   request = MakeRequest(4);
   request.lanes[0].output = {-1};
   says(request, "id -1");
+}
+
+TEST(Scheduler, BoundsThePromptPositionsOfAStepWhoseLogprobsAreAskedFor) {
+  SchedulerOptions options = SmallOptions();
+  options.max_model_len = 2000;
+  options.num_blocks = 1000;
+  options.max_step_tokens = 1000;
+  Scheduler scheduler(options);
+  Request request = MakeRequest(400);
+  for (TokenId& token : request.prompt) token %= 100;
+  request.params.num_prompt_logprobs = 2;
+  ASSERT_TRUE(scheduler.Submit(request, At(0)).ok());
+  ASSERT_TRUE(scheduler.Submit(request, At(0)).ok());
+  Request plain = request;
+  plain.params.num_prompt_logprobs = -1;
+  ASSERT_TRUE(scheduler.Submit(plain, At(0)).ok());
+  int num_rows_total = 0, num_rows_max = 0, num_steps = 0;
+  while (scheduler.num_running() + scheduler.num_waiting() > 0 && ++num_steps < 100) {
+    const StepPlan plan = scheduler.PlanStep(At(num_steps));
+    StepResult result{.step = plan.step};
+    int num_rows = 0;
+    for (const Span& span : plan.spans) {
+      SpanResult& r = result.spans.emplace_back(SpanResult{.sequence = span.sequence});
+      if (span.sequence != SequenceId(3)) {
+        r.prompt_logprobs.resize(std::clamp(399 - span.first_position, 0, span.num_committed_tokens));
+      }
+      num_rows += static_cast<int>(r.prompt_logprobs.size());
+      if (!span.samples) continue;
+      r.tokens = {50};
+      if (scheduler.Find(span.sequence)->num_output_tokens() == 7) r.finish = FinishReason::kLength;
+    }
+    num_rows_total += num_rows;
+    num_rows_max = std::max(num_rows_max, num_rows);
+    ASSERT_EQ(scheduler.ApplyResult(result, At(num_steps) + FromMillis(0.001)), absl::OkStatus());
+  }
+  EXPECT_EQ(num_rows_total, 2 * 399);
+  EXPECT_EQ(num_rows_max, Scheduler::kPromptLogprobRowsMax);
+  Request long_request = MakeRequest(1900);
+  for (TokenId& token : long_request.prompt) token %= 100;
+  long_request.params.num_prompt_logprobs = 20;
+  EXPECT_TRUE(scheduler.Submit(long_request, At(9)).ok()) << "39,900 logprobs";
+}
+
+TEST_F(SchedulerTest, RefusesLogprobsOfAPromptThatDoNotFitThePlan) {
+  Request request = MakeRequest(10);
+  request.params.num_prompt_logprobs = 0;
+  Submit(request);
+  const StepPlan plan = scheduler_.PlanStep(At(0));
+  StepResult result{.step = plan.step};
+  result.spans.push_back({.sequence = plan.spans[0].sequence, .tokens = {50}});
+  result.spans[0].prompt_logprobs.resize(8);  // there are nine
+  EXPECT_EQ(scheduler_.ApplyResult(result, At(1)).code(), absl::StatusCode::kInternal);
 }
 
 TEST(Scheduler, RefusesARequestThatCanNeverFitTheKvCache) {

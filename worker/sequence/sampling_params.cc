@@ -43,6 +43,7 @@ absl::Status Validate(const SamplingParams& params, int vocab_size) {
            CheckRange("max_tokens", params.max_tokens, 1, kGreatest),
            CheckRange("min_tokens", params.min_tokens, 0, params.max_tokens),
            CheckRange("num_logprobs", params.num_logprobs, -1, kMaxLogprobs),
+           CheckRange("num_prompt_logprobs", params.num_prompt_logprobs, -1, kMaxLogprobs),
            CheckIds("end_token_ids", params.end_token_ids, kMaxEndTokenIds, vocab_size),
            CheckIds("stop_token_ids", params.stop_token_ids, kMaxStopTokenIds, vocab_size),
        }) {

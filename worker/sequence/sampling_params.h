@@ -31,9 +31,14 @@ struct SamplingParams {
   uint32_t lane = 0;      // choice index: same seed, other noise
   int num_logprobs = -1;  // -1: none; 0: the chosen token's; N: and the best N (at most 20)
   Acceptance acceptance = Acceptance::kCoupled;
+  // Of the prompt's tokens after the first: -1: none; 0: each one's own; N: and the best N. Costs a pass through the
+  // head for each position, and keeps the prompt from being found in the prefix cache.
+  int num_prompt_logprobs = -1;
 };
 
 inline constexpr int kMaxLogprobs = 20;
+// Logprobs of a prompt altogether: positions times 1 + num_prompt_logprobs. Bounds what waits for a reader.
+inline constexpr int64_t kMaxPromptLogprobs = 1 << 17;
 inline constexpr int kMaxLogitBias = 1024;
 inline constexpr int kMaxStopTokenIds = 128;
 

@@ -8,8 +8,11 @@
 namespace outrider {
 namespace {
 
-SamplingParams WithLane(SamplingParams params, uint32_t lane) {
-  params.lane = lane;
+SamplingParams ParamsOf(const Request& request, const RequestLane& lane) {
+  SamplingParams params = request.params;
+  params.lane = lane.lane;
+  // The lanes' prompt is one: the first tells of it.
+  if (!request.lanes.empty() && lane.lane != request.lanes.front().lane) params.num_prompt_logprobs = -1;
   return params;
 }
 
@@ -18,9 +21,11 @@ SamplingParams WithLane(SamplingParams params, uint32_t lane) {
 Sequence::Sequence(SequenceId id, const Request& request, const RequestLane& lane)
     : id_(id),
       num_prompt_tokens_(static_cast<int>(request.prompt.size())),
-      params_(WithLane(request.params, lane.lane)),
+      params_(ParamsOf(request, lane)),
       may_draft_(request.draft),
-      lookahead_(request.lookahead) {
+      lookahead_(request.lookahead),
+      prediction_(request.prediction),
+      trace_(request.trace) {
   CHECK(num_prompt_tokens_ > 0);
   tokens_.reserve(request.prompt.size() + params_.max_tokens);
   tokens_.insert(tokens_.end(), request.prompt.begin(), request.prompt.end());

@@ -29,6 +29,10 @@ class Sequence {
   // Drafting is allowed, and how far: Request::kAutoLookahead or a fixed number.
   bool may_draft() const { return may_draft_; }
   int lookahead() const { return lookahead_; }
+  // Null: its trace is not recorded.
+  const TraceContext* trace() const { return trace_.has_value() ? &*trace_ : nullptr; }
+  // What the output may be; empty: nothing is known.
+  absl::Span<const TokenId> prediction() const { return prediction_; }
 
   absl::Span<const TokenId> tokens() const { return tokens_; }  // all committed: prompt, then output
   absl::Span<const TokenId> prompt() const { return tokens().first(num_prompt_tokens_); }
@@ -55,6 +59,8 @@ class Sequence {
   const SamplingParams params_;
   const bool may_draft_;
   const int lookahead_;
+  const std::vector<TokenId> prediction_;
+  const std::optional<TraceContext> trace_;
   std::vector<TokenId> tokens_;
   int num_computed_tokens_ = 0;
 };

@@ -18,10 +18,12 @@ struct SequenceUpdate {
   static constexpr int kNoSource = -1;
 
   SequenceId sequence;
-  bool started = false;                 // scheduled for the first time in the plan just made; has no tokens
-  int first_output_index = 0;           // of tokens[0]; 0 is the request's first output token
-  std::vector<TokenId> tokens;          // newly committed
-  std::vector<TokenLogprobs> logprobs;  // one a token, if asked for
+  bool started = false;                        // scheduled for the first time in the plan just made; has no tokens
+  int first_output_index = 0;                  // of tokens[0]; 0 is the request's first output token
+  std::vector<TokenId> tokens;                 // newly committed
+  std::vector<TokenLogprobs> logprobs;         // one a token, if asked for
+  int first_prompt_position = 0;               // of prompt_logprobs[0]
+  std::vector<TokenLogprobs> prompt_logprobs;  // if asked for; before all tokens, each position once
   // How the round went that gave these tokens; drafts of an accepted run that was cut count as accepted up to the cut.
   int num_draft_tokens = 0;
   int num_accepted = 0;

@@ -20,6 +20,8 @@ struct Usage {
   int accepted_tokens = 0;  // of them
   int longest_draft = 0;    // tokens of it that a round verified
   std::array<uint32_t, kMaxRoundDraft + 1> rounds_by_accepted = {};  // [j]: rounds that accepted j
+  int prediction_tokens = 0;           // of draft_tokens, those that the request's prediction gave
+  int accepted_prediction_tokens = 0;  // of them
 };
 
 }  // namespace outrider

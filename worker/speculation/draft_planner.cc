@@ -76,6 +76,11 @@ DraftPlanner::DraftSourceId DraftPlanner::AddSource(DraftSource* source, bool in
   return static_cast<DraftSourceId>(sources_.size()) - 1;
 }
 
+DraftPlanner::DraftSourceId DraftPlanner::AddPredictionSource(DraftSource* source) {
+  prediction_source_ = AddSource(source, /*in_process=*/true);
+  return prediction_source_;
+}
+
 void DraftPlanner::RemoveSource(DraftSourceId source) {
   for (auto& [id, drafted] : sequences_) {
     drafted->views.erase(source);
@@ -190,7 +195,9 @@ bool DraftPlanner::Ask(Row& row, DraftSourceId id, int lookahead, int num_sequen
                          .prompt = sequence.prompt(),
                          .output = sequence.output(),
                          .params = &sequence.params(),
-                         .lookahead = lookahead});
+                         .lookahead = lookahead,
+                         .prediction = sequence.prediction(),
+                         .trace = sequence.trace()});
   } else {
     source.source->Commit({.sequence = sequence.id(),
                            .epoch = view.session.epoch(),
@@ -252,17 +259,28 @@ void DraftPlanner::KeepAhead(Row& row, int lookahead, int num_sequences, TimePoi
 
 DraftPlanner::DraftSourceId DraftPlanner::InProcessSource() const {
   for (DraftSourceId id = 0; id < static_cast<DraftSourceId>(sources_.size()); ++id) {
-    if (sources_[id] != nullptr && sources_[id]->in_process && sources_[id]->connection != 0) return id;
+    if (id == prediction_source_ || sources_[id] == nullptr) continue;
+    if (sources_[id]->in_process && sources_[id]->connection != 0) return id;
   }
   return -1;
 }
 
-void DraftPlanner::DecideFixed(Row& row, int num_sequences, TimePoint now) {
+// Whether the sequence's own prediction has a draft for it.
+bool DraftPlanner::AskPrediction(Row& row, int lookahead, FindSequence find, TimePoint now, DraftDecisions& decisions) {
+  if (prediction_source_ < 0 || row.sequence->prediction().empty() || row.started) return false;
+  if (!Ask(row, prediction_source_, lookahead, 1, now)) return false;
+  Take(prediction_source_, find, now, decisions);
+  return NumDraftTokensLeft(row) > 0;
+}
+
+void DraftPlanner::DecideFixed(Row& row, int num_sequences, FindSequence find, TimePoint now,
+                               DraftDecisions& decisions) {
   row.grant.lookahead = std::min(row.lookahead, row.lookahead_max);
   if (row.grant.lookahead == 0) return;
   if (2 * NumDraftTokensLeft(row) > row.grant.lookahead) {
     return KeepAhead(row, row.grant.lookahead, num_sequences, now);
   }
+  if (AskPrediction(row, row.grant.lookahead, find, now, decisions)) return;
   if (WorkerOf(*row.drafted) != nullptr) {
     AskWorker(row, row.grant.lookahead, num_sequences, FromMillis(options_.draft_wait_ms_max), now);
   }
@@ -276,12 +294,13 @@ void DraftPlanner::DecideAuto(std::vector<Row>& rows, int num_other_rows, const 
                               FindSequence find, TimePoint now, DraftDecisions& decisions) {
   // The in-process source answers at once, and its answer says how much there is to choose from.
   const DraftSourceId in_process = InProcessSource();
-  if (in_process >= 0) {
+  if (in_process >= 0 || prediction_source_ >= 0) {
     for (Row& row : rows) {
       if (row.started || row.lookahead_max == 0 || NumDraftTokensLeft(row) > 0) continue;
+      if (AskPrediction(row, row.lookahead_max, find, now, decisions) || in_process < 0) continue;
       Ask(row, in_process, std::min(kInProcessLookahead, row.lookahead_max), 1, now);
     }
-    Take(in_process, find, now, decisions);
+    if (in_process >= 0) Take(in_process, find, now, decisions);
   }
 
   const int num_rows = static_cast<int>(rows.size()) + num_other_rows;
@@ -376,7 +395,7 @@ void DraftPlanner::AfterUpdates(absl::Span<const SequenceUpdate> updates, FindSe
       automatic.push_back(row);
       continue;
     }
-    DecideFixed(row, num_fixed, now);
+    DecideFixed(row, num_fixed, find, now, decisions);
     decisions.grants.push_back(row.grant);
   }
   if (!automatic.empty()) {
@@ -444,7 +463,7 @@ void DraftPlanner::Take(DraftSourceId id, FindSequence find, TimePoint now, Draf
       continue;
     }
     // Without tokens it ends the wait: nothing more will come.
-    decisions.offers.push_back({proposal.sequence, id, std::move(proposal.path)});
+    decisions.offers.push_back({proposal.sequence, id, std::move(proposal.path), id == prediction_source_});
   }
 }
 

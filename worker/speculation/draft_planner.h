@@ -9,6 +9,8 @@
 // sequences at a time catch up with it. A source that shares the group's cores catches up only if the gain until the
 // sequences end pays for its reading.
 //
+// A sequence that came with a prediction is drafted for from it, as long as its output follows it.
+//
 // A source that runs ahead is told of every commit, also while a draft is left, so that the next one is there before it
 // is needed; for that nobody waits.
 //
@@ -78,6 +80,8 @@ class DraftPlanner {
   // The source outlives this or its RemoveSource. `in_process`: it answers within the call, at no cost worth waiting
   // for.
   DraftSourceId AddSource(DraftSource* source, bool in_process);
+  // The same, in process, of the source that drafts from predictions: asked first for sequences that have one.
+  DraftSourceId AddPredictionSource(DraftSource* source);
   void RemoveSource(DraftSourceId source);
 
   // Takes what sources proposed. Call it before each PlanStep. Appends to `decisions`.
@@ -112,7 +116,8 @@ class DraftPlanner {
   double WaitMs(const Source& source, int lookahead, int num_sequences, TimePoint now) const;
   void AskWorker(Row& row, int lookahead, int num_sequences, Duration wait, TimePoint now);
   void KeepAhead(Row& row, int lookahead, int num_sequences, TimePoint now);
-  void DecideFixed(Row& row, int num_sequences, TimePoint now);
+  bool AskPrediction(Row& row, int lookahead, FindSequence find, TimePoint now, DraftDecisions& decisions);
+  void DecideFixed(Row& row, int num_sequences, FindSequence find, TimePoint now, DraftDecisions& decisions);
   void DecideAuto(std::vector<Row>& rows, int num_other_rows, const StepCostModel& decode_cost, FindSequence find,
                   TimePoint now, DraftDecisions& decisions);
   bool Ask(Row& row, DraftSourceId source, int lookahead, int num_sequences, TimePoint now);
@@ -121,6 +126,7 @@ class DraftPlanner {
   const DraftPlannerOptions options_;
   DraftStats stats_;
   std::vector<std::unique_ptr<Source>> sources_;  // by id; null once removed
+  DraftSourceId prediction_source_ = -1;          // -1: none
   absl::flat_hash_map<SequenceId, std::unique_ptr<Drafted>> sequences_;
   std::vector<DraftSource::Proposal> proposals_;
   // From asking a worker to planning the step that may wait for it: results go out meanwhile, so it hides so much.

@@ -8,6 +8,7 @@
 #include "absl/types/span.h"
 #include "base/clock.h"
 #include "base/ids.h"
+#include "base/trace_context.h"
 #include "worker/sequence/sampling_params.h"
 #include "worker/step/step_plan.h"
 
@@ -24,7 +25,9 @@ class DraftSource {
     absl::Span<const TokenId> prompt;
     absl::Span<const TokenId> output;  // committed so far
     const SamplingParams* params = nullptr;
-    int lookahead = 0;  // draft tokens wanted now; 0: only take note
+    int lookahead = 0;                     // draft tokens wanted now; 0: only take note
+    absl::Span<const TokenId> prediction;  // what the output may be
+    const TraceContext* trace = nullptr;   // null: the sequence belongs to no trace that is recorded
   };
   struct Advance {
     SequenceId sequence;

@@ -20,8 +20,9 @@ struct DraftGrant {
 
 struct DraftOffer {
   SequenceId sequence;
-  int source = 0;  // whose it is, for the account of acceptance
-  DraftPath path;  // no tokens: there will be no draft, do not wait
+  int source = 0;          // whose it is, for the account of acceptance
+  DraftPath path;          // no tokens: there will be no draft, do not wait
+  bool predicted = false;  // from the request's prediction
 };
 
 }  // namespace outrider

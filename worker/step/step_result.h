@@ -15,9 +15,10 @@ enum class FinishReason : uint8_t { kEndToken, kStopToken, kStopString, kLength,
 struct TokenLogprobs {
   float logprob = 0;                           // of the chosen token, from raw logits
   std::vector<std::pair<TokenId, float>> top;  // best first
+  int rank = 0;                                // of a prompt's token: 1 + how many have a higher logit; else 0
 };
 
-// The outcome of one span that samples; spans that do not sample, and discarded ones, have empty `tokens`.
+// The outcome of one span that samples; spans that do not sample, and discarded ones, have no `tokens`.
 struct SpanResult {
   SequenceId sequence;
   int num_draft_tokens = 0;  // verified
@@ -25,8 +26,10 @@ struct SpanResult {
   // Newly committed: the accepted draft tokens, then the target token; cut after the first that ends the sequence.
   std::vector<TokenId> tokens;
   std::vector<TokenLogprobs> logprobs;  // one a token, if asked for
-  std::optional<FinishReason> finish;   // kEndToken, kStopToken or kLength: the last token ended the sequence
-  bool not_finite = false;              // logits were not finite: the sequence must end with an error
+  // If asked for: of the prompt's tokens that follow the span's, from position first_position + 1 on.
+  std::vector<TokenLogprobs> prompt_logprobs;
+  std::optional<FinishReason> finish;  // kEndToken, kStopToken or kLength: the last token ended the sequence
+  bool not_finite = false;             // logits were not finite: the sequence must end with an error
 };
 
 struct StepResult {

@@ -27,6 +27,10 @@ TokenId HashNextToken(absl::Span<const TokenId> tokens, const SamplingParams& pa
   return static_cast<TokenId>(Mix(Mix(HashTokens(tokens), params.seed), params.lane) % vocab_size);
 }
 
+float HashPromptLogprob(absl::Span<const TokenId> tokens) {
+  return -static_cast<float>(Mix(HashTokens(tokens), 5) % 4096) / 256;
+}
+
 std::vector<TokenId> HashOutput(const std::vector<TokenId>& prompt, const SamplingParams& params, int vocab_size) {
   std::vector<TokenId> tokens = prompt;
   while (true) {
@@ -102,6 +106,12 @@ absl::Status HashBackend::RunSpan(const Span& span, SpanResult& result) {
     if (slot == nullptr) return wrong("no block for position ", p);
     *slot = HashTokens(absl::MakeConstSpan(row).first(p + 1));
     ++num_computed_tokens_;
+  }
+  const SamplingParams& params = mirror.start.params;
+  const int num_prompt_tokens = static_cast<int>(mirror.start.prompt.size());
+  for (int p = resolved.first_position; params.num_prompt_logprobs >= 0 && p < std::min(end, num_prompt_tokens - 1);
+       ++p) {
+    result.prompt_logprobs.push_back({.logprob = HashPromptLogprob(absl::MakeConstSpan(mirror.tokens).first(p + 2))});
   }
   if (!span.samples) return absl::OkStatus();
 

@@ -24,6 +24,9 @@ TokenId HashNextToken(absl::Span<const TokenId> tokens, const SamplingParams& pa
 // The whole output, as plain decoding gives it: the slow obvious reference.
 std::vector<TokenId> HashOutput(const std::vector<TokenId>& prompt, const SamplingParams& params, int vocab_size);
 
+// What is told of the last token of a prompt's beginning.
+float HashPromptLogprob(absl::Span<const TokenId> tokens);
+
 class HashBackend final : public StepBackend {
  public:
   struct Options {

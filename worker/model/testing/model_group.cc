@@ -170,6 +170,9 @@ absl::StatusOr<GroupDriver::Generated> GroupDriver::Generate(const std::vector<T
     ASSIGN_OR_RETURN(const StepResult result, group_.Step(plan));
     EXPECT_EQ(result.spans.size(), plan.spans.size());
     const SpanResult& outcome = result.spans[at];
+    generated.prompt_logprobs.insert(generated.prompt_logprobs.end(), outcome.prompt_logprobs.begin(),
+                                     outcome.prompt_logprobs.end());
+    generated.not_finite |= outcome.not_finite;
     num_computed += span.num_committed_tokens;
     if (!span.samples) {
       EXPECT_TRUE(outcome.tokens.empty());
@@ -188,7 +191,6 @@ absl::StatusOr<GroupDriver::Generated> GroupDriver::Generate(const std::vector<T
     num_computed = static_cast<int>(committed.size()) - 1;
     if (outcome.finish.has_value() || outcome.not_finite) {
       generated.finish = outcome.finish;
-      generated.not_finite = outcome.not_finite;
       break;
     }
   }

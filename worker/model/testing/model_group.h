@@ -60,7 +60,8 @@ class GroupDriver {
   struct Generated {
     std::vector<TokenId> output;
     std::vector<TokenLogprobs> logprobs;
-    std::vector<std::vector<float>> logits;  // of the row that chose each output token
+    std::vector<TokenLogprobs> prompt_logprobs;  // of positions 1, 2, ...
+    std::vector<std::vector<float>> logits;      // of the row that chose each output token
     std::optional<FinishReason> finish;
     bool not_finite = false;
     int rounds = 0;
