@@ -116,7 +116,7 @@ TEST(Commands, BenchServeNamesTheFlagThatIsWrongBeforeItAsksAnybody) {
   EXPECT_NE(message({"--backend", "tgi"}).find("--backend"), std::string::npos);
   EXPECT_NE(message({"--base-url", "http://a"}).find("--backend openai"), std::string::npos);
   EXPECT_NE(message({"--backend", "openai", "--base-url", "http://a"}).find("give one of"), std::string::npos);
-  EXPECT_NE(message({"--backend", "openai", "--tls"}).find("--backend grpc only"), std::string::npos);
+  EXPECT_NE(message({"--backend", "openai", "--tls-authorities", "/none.pem"}).find("/none.pem"), std::string::npos);
 }
 
 TEST(Commands, WithoutArgumentsTheCommandsAreListed) {
