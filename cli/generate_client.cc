@@ -71,7 +71,11 @@ RequestOutcome RunOne(v1::Inference::Stub& stub, const v1::GenerateRequest& requ
         outcome.choices[finished.choice_index()].has_finished = true;
         break;
       }
-      case v1::GenerateResponse::kPromptLogprobs:
+      case v1::GenerateResponse::kPromptLogprobs: {
+        const auto& logprobs = response.prompt_logprobs().logprobs();
+        outcome.prompt_logprobs.insert(outcome.prompt_logprobs.end(), logprobs.begin(), logprobs.end());
+        break;
+      }
       case v1::GenerateResponse::EVENT_NOT_SET:
         break;
     }
@@ -207,10 +211,20 @@ std::string ChoiceJson(int request_index, int choice_index, const RequestOutcome
   json["finish_reason"] = FinishReasonName(choice.finished.finish_reason());
   if (!choice.finished.stop_string().empty()) json["stop_string"] = choice.finished.stop_string();
   if (!choice.logprobs.empty()) json["logprobs"] = LogprobsJson(choice.logprobs);
+  if (!outcome.prompt_logprobs.empty()) {
+    // A place for each token of the prompt; nothing comes before the first.
+    Json list = LogprobsJson(outcome.prompt_logprobs);
+    list.insert(list.begin(), nullptr);
+    json["prompt_logprobs"] = std::move(list);
+  }
   json["usage"] = {{"prompt_tokens", usage.prompt_tokens()},    {"output_tokens", usage.output_tokens()},
                    {"cached_tokens", usage.cached_tokens()},    {"rounds", usage.rounds()},
                    {"plain_steps", usage.plain_steps()},        {"draft_tokens", usage.draft_tokens()},
                    {"accepted_tokens", usage.accepted_tokens()}};
+  if (usage.prediction_tokens() > 0) {
+    json["usage"]["prediction_tokens"] = usage.prediction_tokens();
+    json["usage"]["accepted_prediction_tokens"] = usage.accepted_prediction_tokens();
+  }
   json["timing_ms"] = {{"queue", timing.queue()},
                        {"first_token", timing.first_token()},
                        {"decode", timing.decode()},

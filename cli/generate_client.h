@@ -28,6 +28,7 @@ struct RequestOutcome {
   absl::Status status;                    // its message tells the retry time too
   std::optional<int64_t> retry_after_ms;  // of a refusal: when to come again
   v1::Started started;
+  std::vector<v1::TokenLogprobs> prompt_logprobs;  // of the prompt's positions from 1 on, if they were asked for
   std::vector<ChoiceOutcome> choices;
 };
 

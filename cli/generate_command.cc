@@ -23,13 +23,14 @@ struct GenerateFlags {
   std::string address;
   ClientAccess access;
   ClusterOptions cluster;
-  std::string prompt, chat, prompt_ids, input;
+  std::string prompt, chat, prompt_ids, input, prediction;
   uint32_t max_tokens = 0, min_tokens = 0, top_k = 0, n = 1;
   float temperature = 1, top_p = 1, min_p = 0, repetition_penalty = 1, presence_penalty = 0, frequency_penalty = 0;
   uint64_t seed = 0;
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;
   int logprobs = 0;
+  uint32_t prompt_logprobs = 0;
   bool ignore_eos = false, json = false, stats = false, special_tokens = false;
   std::vector<std::string> logit_bias;
   std::string acceptance = "coupled";
@@ -53,6 +54,7 @@ absl::StatusOr<v1::GenerateRequest> Defaults(const CLI::App& command, const Gene
   v1::GenerateRequest request;
   RETURN_IF_ERROR(CheckUtf8("--prompt", flags.prompt));
   RETURN_IF_ERROR(CheckUtf8("--chat", flags.chat));
+  RETURN_IF_ERROR(CheckUtf8("--prediction", flags.prediction));
   for (const std::string& stop : flags.stop) RETURN_IF_ERROR(CheckUtf8("--stop", stop));
   if (given("--prompt")) request.set_prompt(flags.prompt);
   if (given("--chat")) {
@@ -76,6 +78,8 @@ absl::StatusOr<v1::GenerateRequest> Defaults(const CLI::App& command, const Gene
   if (given("--seed")) request.set_seed(flags.seed);
   if (given("--n")) request.set_n(flags.n);
   if (given("--logprobs")) request.set_num_logprobs(flags.logprobs);
+  if (given("--prompt-logprobs")) request.set_prompt_logprobs(flags.prompt_logprobs);
+  if (given("--prediction")) request.set_prediction(flags.prediction);
   if (flags.ignore_eos) request.set_ignore_eos(true);
   for (const std::string& stop : flags.stop) request.add_stop(stop);
   for (const int32_t id : flags.stop_token_ids) request.add_stop_token_ids(id);
@@ -232,6 +236,10 @@ void AddGenerateCommand(CLI::App& app, int& exit_code) {
                    "coupled: ids do not depend on drafts; rejection: exact in distribution")
       ->type_name("[coupled]")
       ->check(CLI::IsMember({"coupled", "rejection"}));
+  command
+      ->add_option("--prediction", flags->prediction,
+                   "What the output is likely to be, in the main: drafted from; changes nothing of the output")
+      ->type_name("TEXT");
   group("Requests and output");
   command->add_option("--concurrency", flags->concurrency, "Requests at once")->type_name("[1]");
   command->add_option("--priority", flags->priority, "Before requests of a lower one")
@@ -240,6 +248,10 @@ void AddGenerateCommand(CLI::App& app, int& exit_code) {
   command->add_flag("--json", flags->json, "One line of JSON a choice, in order");
   command->add_flag("--stats", flags->stats, "Say on standard error what it took");
   command->add_option("--logprobs", flags->logprobs, "With --json: logprobs of the chosen and the best N tokens")
+      ->type_name("N");
+  command
+      ->add_option("--prompt-logprobs", flags->prompt_logprobs,
+                   "With --json: logprobs of the prompt's tokens and the best N at each place")
       ->type_name("N");
   command->add_flag("--special-tokens", flags->special_tokens, "Show special tokens in the text");
   group("A cluster for this call");

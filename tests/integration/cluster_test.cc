@@ -70,6 +70,27 @@ TEST_P(ExactCluster, GivesTheSameIdsWhateverIsDrafted) {
 
 INSTANTIATE_TEST_SUITE_P(Ranks, ExactCluster, ::testing::Values(1, 2));
 
+TEST(Cluster, TellsThePromptsLogprobsAndWhatAPredictionGave) {
+  const auto cluster = StartCluster(TestCluster());
+  ASSERT_NE(cluster, nullptr);
+  v1::GenerateRequest request = TestRequest(0, /*greedy=*/true, kMaxTokens);
+  request.set_draft(false);
+  const RequestOutcome plain = Generate(*cluster, {request}).at(0);
+  ASSERT_TRUE(plain.status.ok()) << plain.status.message();
+  EXPECT_TRUE(plain.prompt_logprobs.empty());
+  request.set_prompt_logprobs(1);
+  request.set_prediction(plain.choices[0].text);
+  request.set_draft(true);
+  const RequestOutcome outcome = Generate(*cluster, {request}).at(0);
+  EXPECT_EQ(Ids({outcome}), Ids({plain}));
+  EXPECT_EQ(outcome.prompt_logprobs.size() + 1, outcome.started.prompt_token_ids_size());
+  EXPECT_GT(outcome.choices[0].finished.usage().accepted_prediction_tokens(), 0u);
+  const std::string json = ChoiceJson(0, 0, outcome);
+  EXPECT_NE(json.find("\"prompt_logprobs\":[null,{\"logprob\":"), std::string::npos) << json;
+  EXPECT_NE(json.find("\"accepted_prediction_tokens\":"), std::string::npos) << json;
+  EXPECT_EQ(ChoiceJson(0, 0, plain).find("prompt_logprobs"), std::string::npos);
+}
+
 TEST(Cluster, GoesOnWithTheSameIdsWhenItsDraftWorkerIsKilled) {
   const auto cluster = StartCluster(TestCluster());
   ASSERT_NE(cluster, nullptr);
