@@ -178,17 +178,7 @@ KernelError LaunchHeadDim(const DeviceAttentionArgs& args, const AttentionView& 
 }  // namespace
 
 KernelError LaunchAttentionBlocks(const DeviceAttentionArgs& args, const AttentionView& view, Stream stream) {
-  switch (args.layout.head_dim) {
-    case 16:
-      return LaunchHeadDim<16>(args, view, stream);
-    case 32:
-      return LaunchHeadDim<32>(args, view, stream);
-    case 64:
-      return LaunchHeadDim<64>(args, view, stream);
-    case 128:
-      return LaunchHeadDim<128>(args, view, stream);
-  }
-  return KernelError::kInvalidShape;
+  return ForHeadDim(args.layout.head_dim, [&]<int kHeadDim>() { return LaunchHeadDim<kHeadDim>(args, view, stream); });
 }
 
 }  // namespace outrider::kernels::device

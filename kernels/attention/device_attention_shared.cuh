@@ -248,6 +248,22 @@ __device__ __forceinline__ void MergePartials(const TileView& tile, int oldest_r
   }
 }
 
+// launch.operator()<head_dim>() of the head sizes that there are kernels for.
+template <typename Launch>
+KernelError ForHeadDim(int head_dim, Launch launch) {
+  switch (head_dim) {
+    case 16:
+      return launch.template operator()<16>();
+    case 32:
+      return launch.template operator()<32>();
+    case 64:
+      return launch.template operator()<64>();
+    case 128:
+      return launch.template operator()<128>();
+  }
+  return KernelError::kInvalidShape;
+}
+
 KernelError LaunchAttentionBlocks(const DeviceAttentionArgs& args, const AttentionView& view, Stream stream);
 KernelError LaunchAttentionWarps(const DeviceAttentionArgs& args, const AttentionView& view, Stream stream);
 KernelError LaunchAttentionPrompts(const DeviceAttentionArgs& args, const AttentionView& view, Stream stream);
