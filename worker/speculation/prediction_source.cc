@@ -9,9 +9,11 @@ namespace outrider {
 int FindPlace(absl::Span<const TokenId> prediction, absl::Span<const TokenId> output, int from,
               const PredictionOptions& options) {
   const int num_output = static_cast<int>(output.size());
+  const int64_t last = std::min<int64_t>(static_cast<int64_t>(prediction.size()), int64_t{from} + options.window);
+  const int64_t first = std::max<int64_t>(1, int64_t{from} - options.window);
   int best_length = 0, best_end = -1;
   // Backwards: of two that are as near, the later one is met first.
-  for (int end = static_cast<int>(prediction.size()); end > 0; --end) {
+  for (int end = static_cast<int>(last); end >= first; --end) {
     int length = 0;
     while (length < options.n_max && length < end && length < num_output &&
            prediction[end - 1 - length] == output[num_output - 1 - length]) {

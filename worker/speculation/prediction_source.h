@@ -2,9 +2,9 @@
 // output follows the prediction, what comes next there is the draft. In process, no model, answers at once.
 //
 // It keeps a place in each sequence's prediction. Where the output leaves it, the place is found anew: behind the
-// longest run of n_max..n_min last output tokens that stands in the prediction, the nearest to where it was, later
-// ones first among equals. While there is none, it drafts nothing. Cost: O(1) a token that follows, else one pass over
-// the prediction.
+// longest run of n_max..n_min last output tokens that stands in the prediction within `window` tokens of where it would
+// be, the nearest, later ones first among equals. While there is none, it drafts nothing. Cost: O(1) a token that
+// follows, else a pass over the window, however long the prediction is.
 //
 // Thread safety: none.
 #pragma once
@@ -21,6 +21,7 @@ namespace outrider {
 struct PredictionOptions {
   int n_max = 8;
   int n_min = 2;
+  int window = 4096;  // tokens looked through, each way
 };
 
 // The place after the match described above; `from` is where it is thought to be. -1: there is none.

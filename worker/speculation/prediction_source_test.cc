@@ -84,6 +84,14 @@ TEST_F(PredictionSourceTest, TakesTheLongestMatchThenTheNearest) {
   EXPECT_EQ(FindPlace(prediction, Ids{8, 8, 7}, 9, options), -1);  // one is too short
 }
 
+TEST(FindPlace, LooksWithinItsWindowHoweverLongThePredictionIs) {
+  Ids prediction(1000, 0);
+  prediction[399] = 6, prediction[400] = 7;  // the place is 401
+  const PredictionOptions options{.window = 100};
+  for (const int from : {301, 401, 501}) EXPECT_EQ(FindPlace(prediction, Ids{6, 7}, from, options), 401) << from;
+  for (const int from : {0, 300, 502, 1000}) EXPECT_EQ(FindPlace(prediction, Ids{6, 7}, from, options), -1) << from;
+}
+
 TEST_F(PredictionSourceTest, AnswersNothingToAnotherEpochOrAfterClosing) {
   Open({10, 11}, {}, 0);
   source_.Commit({.sequence = SequenceId(1), .epoch = 2, .first_position = 3, .tokens = {}, .lookahead = 2});
