@@ -122,7 +122,8 @@ void TargetClient::KeepOpen() {
   stream_ = std::make_shared<ServeStream>(shared_from_this());
   writable_ = true;
   stream_->Start(stream_);
-  // A message without commands: once it is out, the group can be reached. It says which life of the group is meant.
+  // A message without commands that says which life of the group is meant. A write that is done has only left this
+  // process: what were submitted before the group answers could be lost with a life that was over before.
   queued_.emplace_back();
   queued_.back().commands.set_incarnation(options_.incarnation);
   WriteNext();
@@ -179,18 +180,10 @@ void TargetClient::WriteNext() {
 }
 
 void TargetClient::OnStreamWritten(bool ok) {
-  bool connected = false;
-  {
-    MutexLock lock(mu_);
-    write_in_flight_ = false;
-    if (!ok) return;  // the reader sees the end too
-    if (!connected_ && writable_) {
-      connected = connected_ = true;
-      backoff_ = kBackoffMin;
-    }
-    WriteNext();
-  }
-  if (connected) options_.on_connected(true);
+  MutexLock lock(mu_);
+  write_in_flight_ = false;
+  if (!ok) return;  // the reader sees the end too
+  WriteNext();
 }
 
 void TargetClient::OnStreamReadEnded() {
@@ -206,6 +199,7 @@ void TargetClient::OnStreamReadEnded() {
 
 void TargetClient::OnStreamEvents(v1::TargetEvents& events) {
   std::optional<StaleReason> refused;
+  bool answered = false;
   {
     MutexLock lock(mu_);
     if (fenced_) {
@@ -214,8 +208,14 @@ void TargetClient::OnStreamEvents(v1::TargetEvents& events) {
       refused = StaleReason::kIncarnation;
     }
     // It is told by the stream's end, which frees what it still runs.
-    if (refused.has_value()) stream_->Cancel();
+    if (refused.has_value()) {
+      stream_->Cancel();
+    } else if (!connected_ && writable_) {
+      answered = connected_ = true;
+      backoff_ = kBackoffMin;
+    }
   }
+  if (answered) options_.on_connected(true);
   if (refused.has_value()) {
     options_.on_stale(*refused, events.events_size());
     LogWarning("refused ", events.events_size(), " events of group ", options_.group_id, ": ",

@@ -75,7 +75,7 @@ class TargetClient : public std::enable_shared_from_this<TargetClient> {
     Duration keepalive_timeout = std::chrono::seconds(20);
     const Clock* clock = nullptr;  // outlives this
     CallGate* gate = nullptr;      // outlives this
-    // The stream is up (a first message went out) or down. Called without a lock held.
+    // The stream is up (the group has answered the first message) or down. Called without a lock held.
     std::function<void(bool connected)> on_connected;
     // Its host says that nobody listens at `address`: the process has ended. Called without a lock held; may be empty.
     std::function<void()> on_gone;

@@ -18,10 +18,11 @@ namespace {
 
 constexpr Duration kPatience = std::chrono::seconds(30);
 
-// Takes streams and says nothing.
+// Takes streams, answers their first message and says nothing more.
 class QuietTarget final : public v1::Target::Service {
  public:
-  QuietTarget() {
+  // `refuses`: it reads the first message and ends the stream, as a group in another life does.
+  explicit QuietTarget(bool refuses = false) : refuses_(refuses) {
     grpc::ServerBuilder builder;
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1);
@@ -38,12 +39,17 @@ class QuietTarget final : public v1::Target::Service {
                      grpc::ServerReaderWriter<v1::TargetEvents, v1::TargetCommands>* stream) override {
     ++num_streams_;
     v1::TargetCommands commands;
+    if (stream->Read(&commands)) {
+      if (refuses_) return grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "this is another life");
+      stream->Write(v1::TargetEvents());
+    }
     while (stream->Read(&commands)) {
     }
     return grpc::Status::OK;
   }
 
  private:
+  const bool refuses_;
   int port_ = 0;
   std::atomic<int> num_streams_{0};
   std::unique_ptr<grpc::Server> server_;
@@ -67,6 +73,7 @@ class Client {
                                       .on_connected =
                                           [this](bool connected) {
                                             connected_ = connected;
+                                            num_connections_ += connected;
                                             num_losses_ += !connected;
                                           },
                                       .on_gone = [this] { gone_ = true; },
@@ -80,6 +87,7 @@ class Client {
   }
   void KeepOpen() { client_->KeepOpen(); }
   bool connected() const { return connected_; }
+  int num_connections() const { return num_connections_; }
   int num_losses() const { return num_losses_; }
   bool gone() const { return gone_; }
 
@@ -87,6 +95,7 @@ class Client {
   SystemClock clock_;
   CallGate gate_;
   std::atomic<bool> connected_{false};
+  std::atomic<int> num_connections_{0};
   std::atomic<int> num_losses_{0};
   std::atomic<bool> gone_{false};
   std::shared_ptr<TargetClient> client_;
@@ -108,6 +117,19 @@ TEST(TargetClient, LosesAStreamWhoseWayWasLostAlsoWhileItIsIdleAndComesBack) {
     watched.KeepOpen();
     return watched.connected();
   }));
+}
+
+// What is submitted to a group that was over before counts as lost with it, and a request that was on two dead groups
+// is quarantined.
+TEST(TargetClient, IsNotConnectedToAGroupThatRefusesItsFirstMessage) {
+  QuietTarget target(/*refuses=*/true);
+  Client client("127.0.0.1:" + std::to_string(target.port()), std::chrono::seconds(20), std::chrono::seconds(20));
+  ASSERT_TRUE(Await([&] {
+    client.KeepOpen();
+    return client.num_losses() >= 5;
+  }));
+  EXPECT_EQ(client.num_connections(), 0);
+  EXPECT_FALSE(client.gone());
 }
 
 TEST(TargetClient, KeepsAStreamThatIsIdleAndAnswers) {

@@ -65,6 +65,7 @@ class FakeEngine::RouterStream final : public grpc::ServerBidiReactor<v1::Target
         FinishIfIdle();
         return;
       }
+      greeting_due_ |= !std::exchange(met_, true);
       for (const v1::TargetCommand& command : commands_.commands()) Apply(command, begun);
       StartNextWrite();
       StartRead(&commands_);
@@ -146,7 +147,7 @@ class FakeEngine::RouterStream final : public grpc::ServerBidiReactor<v1::Target
   }
 
   void StartNextWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (writing_ || closed_ || pending_.events_size() == 0) return;
+    if (writing_ || closed_ || (!std::exchange(greeting_due_, false) && pending_.events_size() == 0)) return;
     writing_ = true;
     written_.Clear();
     written_.Swap(&pending_);
@@ -162,6 +163,8 @@ class FakeEngine::RouterStream final : public grpc::ServerBidiReactor<v1::Target
   v1::TargetCommands commands_;
   Mutex mu_;
   std::shared_ptr<RouterStream> self_ ABSL_GUARDED_BY(mu_);  // until OnDone
+  bool met_ ABSL_GUARDED_BY(mu_) = false;  // a first message came
+  bool greeting_due_ ABSL_GUARDED_BY(mu_) = false;
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   bool finished_ ABSL_GUARDED_BY(mu_) = false;

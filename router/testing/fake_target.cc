@@ -117,6 +117,7 @@ grpc::Status FakeTarget::Serve(grpc::ServerContext* context,
   v1::TargetCommands commands;
   while (stream->Read(&commands)) {
     MutexLock lock(mu_);
+    state.met = true;
     for (const v1::TargetCommand& command : commands.commands()) Apply(command, &state);
     changed_.NotifyAll();
   }
@@ -240,6 +241,11 @@ bool FakeTarget::Step(Stream* state, v1::TargetEvents* events) {
 
 void FakeTarget::RunSteps(grpc::ServerContext* context,
                           grpc::ServerReaderWriter<v1::TargetEvents, v1::TargetCommands>* stream, Stream* state) {
+  {
+    MutexLock lock(mu_);
+    while (!stopped_ && !state->closed && !state->met) changed_.Wait(mu_);
+  }
+  stream->Write(v1::TargetEvents());  // the greeting
   while (true) {
     v1::TargetEvents events;
     bool go_on;

@@ -44,7 +44,7 @@ class FakeTarget final : public v1::Target::Service {
     uint32_t fail_code = 0;
     // The same instead of its token with this index.
     int fail_at_token = 0;
-    // What its events say of its life; 0: nothing.
+    // What its events say of its life, after a greeting that says nothing of it; 0: nothing.
     uint64_t events_incarnation = 0;
   };
   // Serves and sends heartbeats until Stop.
@@ -94,6 +94,7 @@ class FakeTarget final : public v1::Target::Service {
   using LaneKey = std::pair<uint64_t, uint32_t>;
   struct Stream {
     std::map<LaneKey, LaneState> lanes;
+    bool met = false;  // a first message came
     bool closed = false;
   };
   void RunSteps(grpc::ServerContext* context, grpc::ServerReaderWriter<v1::TargetEvents, v1::TargetCommands>* stream,

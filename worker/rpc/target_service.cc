@@ -60,6 +60,10 @@ class TargetService::Call final : public ServerStream<v1::TargetCommands, v1::Ta
                                  absl::StrCat("incarnation ", request.incarnation(),
                                               " of the group is gone; this is incarnation ", incarnation)));
     }
+    if (!std::exchange(met_, true)) {
+      MutexLock lock(mu_);
+      greeting_due_ = true;
+    }
     for (const v1::TargetCommand& command : request.commands()) {
       switch (command.command_case()) {
         case v1::TargetCommand::kSubmit:
@@ -75,7 +79,7 @@ class TargetService::Call final : public ServerStream<v1::TargetCommands, v1::Ta
           return Finish(grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "a command without content"));
       }
     }
-    Write();  // refusals
+    Write();  // the greeting, refusals
     Read();
   }
 
@@ -97,7 +101,7 @@ class TargetService::Call final : public ServerStream<v1::TargetCommands, v1::Ta
       waiting_.pop_front();
     }
     response->set_incarnation(service_.options_.incarnation);
-    return response->events_size() > 0;
+    return std::exchange(greeting_due_, false) || response->events_size() > 0;
   }
 
   void OnEnd() override {
@@ -215,8 +219,10 @@ class TargetService::Call final : public ServerStream<v1::TargetCommands, v1::Ta
 
   TargetService& service_;
   StreamPointer tokens_;
+  bool met_ = false;  // a first message came; OnMessage's alone
 
   Mutex mu_;
+  bool greeting_due_ ABSL_GUARDED_BY(mu_) = false;
   std::deque<Waiting> waiting_ ABSL_GUARDED_BY(mu_);  // to be written
   absl::flat_hash_map<RequestId, LiveRequest> live_ ABSL_GUARDED_BY(mu_);
 };

@@ -103,6 +103,14 @@ const std::vector<TokenId> kPrompt = {5, 90, 17, 200, 33, 41, 7};
 
 std::string ModelPath() { return WriteTinyModel({.seed = 1}); }
 
+TEST(TargetService, AnswersTheFirstMessageOfAStream) {
+  ServedTarget target(ModelPath());
+  Router router(target);
+  router.Send(v1::TargetCommands());
+  EXPECT_TRUE(router.Read());
+  EXPECT_TRUE(router.heard.empty());
+}
+
 TEST(TargetService, StreamsTokensAndUsage) {
   ServedTarget target(ModelPath());
   Router router(target);
