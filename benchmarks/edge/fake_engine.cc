@@ -163,7 +163,7 @@ class FakeEngine::RouterStream final : public grpc::ServerBidiReactor<v1::Target
   v1::TargetCommands commands_;
   Mutex mu_;
   std::shared_ptr<RouterStream> self_ ABSL_GUARDED_BY(mu_);  // until OnDone
-  bool met_ ABSL_GUARDED_BY(mu_) = false;  // a first message came
+  bool met_ ABSL_GUARDED_BY(mu_) = false;                    // a first message came
   bool greeting_due_ ABSL_GUARDED_BY(mu_) = false;
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
