@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "cli/cluster_bench.h"
@@ -14,12 +15,18 @@ namespace {
 
 struct ClusterBenchFlags {
   ClusterBenchOptions options;
-  std::string shape, draft_shape;
+  std::string shape, draft_shape, lookahead = "4";
   bool json = false;
 };
 
 absl::Status RunCluster(ClusterBenchFlags flags) {
   ClusterOptions& cluster = flags.options.cluster;
+  flags.options.lookahead = kLookaheadAuto;
+  if (flags.lookahead != "auto" &&
+      (!absl::SimpleAtoi(flags.lookahead, &flags.options.lookahead) || flags.options.lookahead == kLookaheadAuto)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--lookahead '", flags.lookahead, "' is neither auto nor a number from 1 to 32"));
+  }
   if (!flags.shape.empty() && !cluster.model.empty()) {
     return absl::InvalidArgumentError("give either MODEL or --shape, not both");
   }
@@ -54,7 +61,7 @@ void AddBenchClusterCommand(CLI::App& bench, int& exit_code) {
       ->add_option("--draft-acceptance", options.draft_acceptance,
                    "Replay the outputs as drafts, each token right by this chance; none: the draft model's own drafts")
       ->type_name("A");
-  command->add_option("--lookahead", options.lookahead, "Draft tokens a round")->type_name("[4]");
+  command->add_option("--lookahead", flags->lookahead, "Draft tokens a round: auto or 1..32")->type_name("[4]");
   command->add_option("--batch", options.batch, "Requests at once")->delimiter(',')->type_name("[1]");
   command->add_option("--requests", options.requests, "Requests of each batch; 0: as many as at once")
       ->type_name("[0]");

@@ -31,6 +31,8 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kWarmUpPromptTokens = 64;
 constexpr int kWarmUpOutputTokens = 24;
+// Of warm-ups where the lookahead is chosen: it may be chosen to be none.
+constexpr int kWarmUpLookahead = 4;
 constexpr Duration kMetricsBound = std::chrono::seconds(5);
 constexpr Duration kDraftsWait = std::chrono::seconds(30);
 constexpr double kConnectTimeoutSeconds = 60;
@@ -108,8 +110,8 @@ v1::GenerateRequest MakeRequest(uint64_t seed, int prompt_tokens, int output_tok
   request.set_temperature(0);
   request.set_ignore_eos(true);
   request.set_max_tokens(static_cast<uint32_t>(output_tokens));
-  request.set_draft(lookahead > 0);
-  if (lookahead > 0) request.set_lookahead(lookahead);
+  request.set_draft(lookahead != 0);
+  if (lookahead != 0) request.set_lookahead(lookahead);
   return request;
 }
 
@@ -197,7 +199,8 @@ class Bench {
       std::vector<v1::GenerateRequest> warm_up, requests;
       for (int j = 0; j < batch; ++j) {
         warm_up.push_back(MakeRequest(kWarmUpSeed + static_cast<uint64_t>(j) + (i << 20), kWarmUpPromptTokens,
-                                      std::min(kWarmUpOutputTokens, options_.output_tokens), vocab_size, lookahead));
+                                      std::min(kWarmUpOutputTokens, options_.output_tokens), vocab_size,
+                                      lookahead == kLookaheadAuto ? kWarmUpLookahead : lookahead));
       }
       for (int j = 0; j < num_requests; ++j) {
         requests.push_back(MakeRequest(static_cast<uint64_t>(j) + (i << 20), options_.prompt_tokens,
@@ -285,7 +288,7 @@ absl::Status Validate(const ClusterBenchOptions& options) {
   RETURN_IF_ERROR(CheckRange("--requests", options.requests, 0, 1 << 20));
   RETURN_IF_ERROR(CheckRange("--prompt", options.prompt_tokens, 1, 1 << 20));
   RETURN_IF_ERROR(CheckRange("--output", options.output_tokens, 2, 1 << 20));
-  RETURN_IF_ERROR(CheckRange("--lookahead", options.lookahead, 1, 32));
+  if (options.lookahead != kLookaheadAuto) RETURN_IF_ERROR(CheckRange("--lookahead", options.lookahead, 1, 32));
   // Written so that NaN fails.
   if (options.draft_acceptance && !(*options.draft_acceptance >= 0 && *options.draft_acceptance <= 1)) {
     return absl::InvalidArgumentError(
@@ -309,7 +312,7 @@ absl::StatusOr<Json> BenchCluster(const ClusterBenchOptions& options, const std:
                {"prompt_tokens", options.prompt_tokens},
                {"output_tokens", options.output_tokens}};
   if (!cluster.draft_model.empty()) {
-    json["lookahead"] = options.lookahead;
+    json["lookahead"] = options.lookahead == kLookaheadAuto ? Json("auto") : Json(options.lookahead);
     json["draft_acceptance"] = options.draft_acceptance ? Json(*options.draft_acceptance) : Json();
   }
   Bench bench(options, program);
@@ -346,8 +349,9 @@ std::string ClusterBenchText(const Json& result) {
                                      result["numerics"].get<std::string>(), result["tensor_parallel_size"].get<int>(),
                                      result["prompt_tokens"].get<int>(), result["output_tokens"].get<int>());
   if (result.contains("lookahead")) {
-    absl::StrAppendFormat(&text, "; drafts of %d by %s", result["lookahead"].get<int>(),
-                          result["draft_model"].get<std::string>());
+    const Json& lookahead = result["lookahead"];
+    absl::StrAppend(&text, "; drafts of ", lookahead.is_string() ? "as many as pay" : lookahead.dump(), " by ",
+                    result["draft_model"].get<std::string>());
     if (!result["draft_acceptance"].is_null()) {
       absl::StrAppendFormat(&text, ", right by a chance of %g", result["draft_acceptance"].get<double>());
     }

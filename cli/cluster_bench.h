@@ -17,11 +17,13 @@
 
 namespace outrider {
 
+inline constexpr int kLookaheadAuto = -1;  // of ClusterBenchOptions, and on the wire
+
 struct ClusterBenchOptions {
   // Model, draft model (none: only without drafts), ranks, device and so on; lengths, sequences and ports are chosen
   // here.
   ClusterOptions cluster;
-  int lookahead = 4;                       // draft tokens a round, where there are drafts
+  int lookahead = 4;                       // draft tokens a round, where there are drafts; kLookaheadAuto: as it pays
   std::optional<double> draft_acceptance;  // none: the draft model's own drafts
   std::vector<int> batch = {1};            // requests at once
   int requests = 0;                        // of each batch; 0: as many as the batch

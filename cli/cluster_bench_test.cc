@@ -98,6 +98,7 @@ TEST(ClusterBench, NamesTheFlagThatIsWrong) {
       {[](ClusterBenchOptions& o) { o.prompt_tokens = 0; }, "--prompt 0"},
       {[](ClusterBenchOptions& o) { o.output_tokens = 1; }, "--output 1"},
       {[](ClusterBenchOptions& o) { o.lookahead = 33; }, "--lookahead 33"},
+      {[](ClusterBenchOptions& o) { o.lookahead = 0; }, "--lookahead 0"},
       {[](ClusterBenchOptions& o) { o.draft_acceptance = 2; }, "--draft-acceptance is 2"},
       {[](ClusterBenchOptions& o) {
          o.cluster.draft_model.clear();
@@ -107,6 +108,9 @@ TEST(ClusterBench, NamesTheFlagThatIsWrong) {
   };
   for (const auto& [change, says] : wrongs) EXPECT_TRUE(absl::StrContains(message(change), says)) << message(change);
   EXPECT_TRUE(Validate(SmallBench()).ok());
+  ClusterBenchOptions chosen = SmallBench();
+  chosen.lookahead = kLookaheadAuto;
+  EXPECT_TRUE(Validate(chosen).ok());
 }
 
 }  // namespace
