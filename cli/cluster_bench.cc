@@ -36,7 +36,7 @@ constexpr int kWarmUpLookahead = 4;
 constexpr Duration kMetricsBound = std::chrono::seconds(5);
 constexpr Duration kDraftsWait = std::chrono::seconds(30);
 constexpr double kConnectTimeoutSeconds = 60;
-// Seeds of warm-ups: none that is recorded.
+// Seeds of warm-ups: none that is measured.
 constexpr uint64_t kWarmUpSeed = uint64_t{1} << 40;
 
 // When tokens of a request came, in seconds since the batch was sent.
@@ -226,12 +226,15 @@ class Bench {
   const std::string& recorded() const { return recorded_; }
 
  private:
-  // Until drafts are there, if they are to be: a group meets its draft worker some time after both are up.
-  static absl::Status WarmUp(const std::string& address, const std::vector<v1::GenerateRequest>& requests,
-                             bool drafts) {
+  // Until drafts are there, if they are to be: a group meets its draft worker some time after both are up. What comes
+  // without drafts is replayed too: a source of wrong drafts would be believed to be bad from the start.
+  absl::Status WarmUp(const std::string& address, const std::vector<v1::GenerateRequest>& requests, bool drafts) {
     for (const Clock::time_point begin = Clock::now();;) {
       ASSIGN_OR_RETURN(const Measured measured, Send(address, requests, static_cast<int>(requests.size())));
-      if (!drafts) return absl::OkStatus();
+      if (!drafts) {
+        for (size_t j = 0; j < measured.outcomes.size(); ++j) Record(j, measured.outcomes[j]);
+        return absl::OkStatus();
+      }
       for (const RequestOutcome& outcome : measured.outcomes) {
         if (outcome.choices[0].finished.usage().rounds() > 0) return absl::OkStatus();
       }
@@ -250,6 +253,10 @@ class Bench {
     return static_cast<int>(info.vocab_size());
   }
 
+  void Record(size_t request, const RequestOutcome& outcome) {
+    absl::StrAppend(&recorded_, ChoiceJson(static_cast<int>(request), 0, outcome), "\n");
+  }
+
   // The first run says what every later one must put out.
   absl::Status Compare(size_t batch_index, const Measured& measured) {
     const bool is_first = outputs_.size() <= batch_index;
@@ -259,7 +266,7 @@ class Bench {
       const ChoiceOutcome& choice = measured.outcomes[j].choices[0];
       if (is_first) {
         outputs.push_back(choice.output_token_ids);
-        absl::StrAppend(&recorded_, ChoiceJson(static_cast<int>(j), 0, measured.outcomes[j]), "\n");
+        Record(j, measured.outcomes[j]);
       } else if (outputs[j] != choice.output_token_ids) {
         return absl::InternalError(absl::StrCat("request ", j, " of a batch of ", options_.batch[batch_index],
                                                 " put out other ids with drafts than without"));

@@ -67,6 +67,20 @@ TEST(ClusterBench, ReplaysWhatTheRunWithoutDraftsPutOut) {
   }
 }
 
+TEST(ClusterBench, LetsTheClusterChooseHowManyDraftTokens) {
+  ClusterBenchOptions options = SmallBench();
+  options.draft_acceptance = 1;
+  options.lookahead = kLookaheadAuto;
+  options.batch = {2};
+  const auto result = Measured(options);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ((*result)["lookahead"], "auto");
+  ASSERT_EQ((*result)["cases"].size(), 2u);
+  // Warm-ups are replayed as well, so nothing but right drafts was ever seen.
+  EXPECT_EQ((*result)["cases"][1]["accepted_tokens"], (*result)["cases"][1]["draft_tokens"]);
+  EXPECT_TRUE(absl::StrContains(ClusterBenchText(*result), "drafts of as many as pay"));
+}
+
 TEST(ClusterBench, MeasuresMoreRequestsThanAtOnceAndWithoutADraftModel) {
   ClusterBenchOptions options = SmallBench();
   options.cluster.draft_model.clear();
