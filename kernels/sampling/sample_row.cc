@@ -6,6 +6,7 @@
 
 #include "kernels/sampling/coupled_noise.h"
 #include "kernels/sampling/philox.h"
+#include "kernels/sampling/row_candidates.h"
 #include "kernels/sampling/row_scan.h"
 
 namespace outrider::kernels {
@@ -22,15 +23,6 @@ constexpr float kDeltaOfNoWeight = -25.0f;
 constexpr float kDeltaWindows[] = {-6.0f, -12.0f, kDeltaOfNoWeight, -50.0f, -100.0f, kNone};
 // Up to this many candidates are scored one by one, more in a pass over the row.
 constexpr size_t kScoredCandidatesMax = 256;
-
-// Logit' descending, then id ascending: the order of steps 6 and 7.
-bool ComesBefore(const Candidate& a, const Candidate& b) {
-  return a.logit > b.logit || (a.logit == b.logit && a.token_id < b.token_id);
-}
-
-bool HasPenalties(const SamplingRow& row) {
-  return row.repetition_penalty != 1.0f || row.presence_penalty != 0.0f || row.frequency_penalty != 0.0f;
-}
 
 // ---- steps 1 to 3, in place on a copy of the row
 
@@ -85,11 +77,6 @@ void ApplyAllowedTokens(const uint32_t* allowed_tokens, int vocab_size, float* l
   }
 }
 
-bool ChangesLogits(const SamplingRow& row) {
-  return !row.bias.empty() || !row.masked_ids.empty() || row.allowed_tokens != nullptr ||
-         (HasPenalties(row) && (row.counts != nullptr || !row.extra_tokens.empty()));
-}
-
 // The row as steps 4 to 8 see it: `raw` itself or a changed copy.
 const float* ProcessedLogits(const SamplingRow& row, const float* raw, int vocab_size, SamplingScratch& scratch) {
   if (!ChangesLogits(row)) return raw;
@@ -119,47 +106,6 @@ struct KeptRow {
   TokenFloor floor;  // the same set as scratch.candidates() if is_filtered; else everything
 };
 
-// Keeps the first `count` in order. Leaves *candidates in any order.
-void KeepFirst(size_t count, std::vector<Candidate>* candidates) {
-  if (candidates->size() <= count) return;
-  std::nth_element(candidates->begin(), candidates->begin() + static_cast<ptrdiff_t>(count), candidates->end(),
-                   ComesBefore);
-  candidates->resize(count);
-}
-
-// Keeps the shortest prefix in order whose weights sum to at least `wanted`. A weighted selection: halves are split by
-// nth_element and weighed; the sums are exact, so this is what adding in order would find.
-void KeepMass(double wanted, float max, std::vector<Candidate>* candidates) {
-  constexpr ptrdiff_t kSortedAtOnce = 64;
-  auto first = candidates->begin(), end = candidates->end();
-  double before = 0;  // weight of all that comes before `first`
-  while (end - first > kSortedAtOnce) {
-    const auto middle = first + (end - first) / 2;
-    std::nth_element(first, middle, end, ComesBefore);
-    double mass = 0;
-    for (auto it = first; it != middle; ++it) mass += WeightOf(it->logit - max);
-    if (before + mass >= wanted) {
-      end = middle;
-    } else {
-      before += mass;
-      first = middle;
-    }
-  }
-  std::sort(first, end, ComesBefore);
-  while (first != end) {
-    before += WeightOf(first->logit - max);
-    ++first;
-    if (before >= wanted) break;
-  }
-  candidates->erase(first, candidates->end());
-}
-
-double MassOf(const std::vector<Candidate>& candidates, float max) {
-  double mass = 0;
-  for (const Candidate& candidate : candidates) mass += WeightOf(candidate.logit - max);
-  return mass;
-}
-
 // Fills scratch.candidates() and kept->floor if a filter is on.
 void Filter(const SamplingRow& row, SamplingScratch& scratch, KeptRow* kept) {
   const bool has_top_k = row.top_k > 0 && row.top_k < kept->vocab_size;
@@ -170,8 +116,7 @@ void Filter(const SamplingRow& row, SamplingScratch& scratch, KeptRow* kept) {
   const auto collect = [&](float delta_min) {
     CollectAtLeast(kept->logits, kept->vocab_size, kept->scale, kept->max, delta_min, &candidates);
   };
-  // A min_p of 1 or more keeps the highest logit' alone, ties included; the log of a subnormal is not asked for.
-  const float delta_min = row.min_p <= 0.0f ? kNone : NoiseLog(std::clamp(row.min_p, 1e-37f, 1.0f));
+  const float delta_min = MinPDelta(row);
 
   if (has_top_k) {
     for (const float window : kDeltaWindows) {

@@ -12,17 +12,21 @@ int CountAccepted(std::span<const int32_t> target_ids, std::span<const int32_t> 
   return static_cast<int>(i);
 }
 
-namespace {
-
-size_t NumRows(const VerifySpan& span) { return span.draft_ids.size() + 1; }
-
-// Row j of a span, as if the draft tokens before it were committed.
-RejectionOutcome VerifyRow(const VerifySpan& span, size_t j, int vocab_size, SamplingScratch& scratch) {
+SamplingRow RowOfSpan(const VerifySpan& span, size_t j) {
   SamplingRow row = span.row;
   row.position += static_cast<uint32_t>(j);
   row.extra_tokens = span.draft_ids.first(j);
   if (static_cast<int64_t>(j) >= span.num_masked_rows) row.masked_ids = {};
   if (span.allowed_tokens_of_row != nullptr) row.allowed_tokens = span.allowed_tokens_of_row[j];
+  return row;
+}
+
+namespace {
+
+size_t NumRows(const VerifySpan& span) { return span.draft_ids.size() + 1; }
+
+RejectionOutcome VerifyRow(const VerifySpan& span, size_t j, int vocab_size, SamplingScratch& scratch) {
+  const SamplingRow row = RowOfSpan(span, j);
   const float* const logits = span.logits + static_cast<int64_t>(j) * span.logits_stride;
 
   const bool has_draft = j < span.draft_ids.size() && span.draft_ids[j] >= 0 && span.draft_ids[j] < vocab_size;

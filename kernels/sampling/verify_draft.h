@@ -34,6 +34,9 @@ struct VerifySpan {
   AcceptanceRule rule = AcceptanceRule::kCoupled;
 };
 
+// Row j of a span, as if the draft tokens before it were committed. Points into the span.
+SamplingRow RowOfSpan(const VerifySpan& span, size_t j);
+
 struct VerifiedSpan {
   RowStatus status = RowStatus::kOk;  // of the first row that failed; tokens before it stand
   int num_accepted = 0;
