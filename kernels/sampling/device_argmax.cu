@@ -1,22 +1,13 @@
 #include "kernels/common/cuda_device.cuh"
 #include "kernels/common/cuda_launch.h"
 #include "kernels/sampling/device_argmax.h"
+#include "kernels/sampling/logit_key.cuh"
 
 namespace outrider::kernels {
 namespace {
 
 constexpr int kThreads = 512;
 constexpr int kCluster = 8;  // blocks a row
-
-// A logit and its id as one number that compares as the rule says: higher logit first, then lower id. NaN and plus
-// infinity come out above every finite logit.
-__device__ __forceinline__ uint64_t Key(float logit, int id) {
-  uint32_t bits = __float_as_uint(logit);
-  if (logit != logit) bits = 0x7FC00000u;
-  if (logit == 0.0f) bits = 0;  // minus zero equals zero
-  const uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return static_cast<uint64_t>(ordered) << 32 | (0xFFFFFFFFu - static_cast<uint32_t>(id));
-}
 
 __global__ void __launch_bounds__(kThreads) ArgMaxRows(const DeviceArgMaxArgs args) {
   __shared__ uint64_t warp_keys[kThreads / 32];
@@ -28,7 +19,7 @@ __global__ void __launch_bounds__(kThreads) ArgMaxRows(const DeviceArgMaxArgs ar
   const float* const logits = args.logits + row * args.logits_stride;
   uint64_t best = 0;
   const auto offer = [&](float logit, int id) {
-    const uint64_t key = Key(logit, id);
+    const uint64_t key = device::LogitKey(logit, id);
     best = key > best ? key : best;
   };
   // Several wide loads at a time keep a thread from waiting for each.
@@ -75,13 +66,10 @@ __global__ void __launch_bounds__(kThreads) ArgMaxRows(const DeviceArgMaxArgs ar
   best = threadIdx.x < kCluster ? block_keys[threadIdx.x] : 0;
   fold();
   if (threadIdx.x != 0) return;
-  if (args.best_logits != nullptr) {
-    const uint32_t ordered = static_cast<uint32_t>(best >> 32);
-    args.best_logits[row] = __uint_as_float(ordered & 0x80000000u ? ordered ^ 0x80000000u : ~ordered);
-  }
-  const uint64_t lowest_good = Key(-3.402823466e+38f, 0x7FFFFFFF), highest_good = Key(3.402823466e+38f, 0);
-  args.token_ids[row] =
-      best < lowest_good || best > highest_good ? -1 : static_cast<int32_t>(0xFFFFFFFFu - static_cast<uint32_t>(best));
+  if (args.best_logits != nullptr) args.best_logits[row] = device::LogitOfKey(best);
+  const uint64_t lowest_good = device::LogitKey(-3.402823466e+38f, 0x7FFFFFFF);
+  const uint64_t highest_good = device::LogitKey(3.402823466e+38f, 0);
+  args.token_ids[row] = best < lowest_good || best > highest_good ? -1 : device::IdOfKey(best);
 }
 
 }  // namespace
