@@ -19,6 +19,7 @@ programs=(
   kernels/norm/device_head_norm_test
   kernels/norm/device_rms_norm_test
   kernels/sampling/device_argmax_test
+  kernels/sampling/device_row_summary_test
   tests/exactness/exactness_test
   tests/integration/fault_test
   worker/model/all_reduce_device_bench

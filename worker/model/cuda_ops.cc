@@ -14,16 +14,15 @@
 #include "kernels/norm/device_head_norm.h"
 #include "kernels/norm/device_rms_norm.h"
 #include "kernels/rope/rope.h"
-#include "kernels/sampling/device_argmax.h"
 #include "worker/model/cuda_backend.h"
 #include "worker/model/cuda_graph_cache.h"
 #include "worker/model/cuda_group.h"
 #include "worker/model/cuda_memory.h"
 #include "worker/model/cuda_op_clock.h"
+#include "worker/model/cuda_sampling.h"
 #include "worker/model/cuda_step_sizes.h"
 #include "worker/model/cuda_weights.h"
 #include "worker/model/kernel_status.h"
-#include "worker/model/plain_greedy.h"
 #include "worker/model/profiled_ops.h"  // KindOf
 
 namespace outrider {
@@ -43,7 +42,8 @@ class CudaOps final : public Ops {
         config_(*options.config),
         shard_(options.plan->ranks[options.rank]),
         vectors_(*options.vectors),
-        matrices_(static_cast<const CudaWeightsOnDevice&>(*options.matrices)) {}
+        matrices_(static_cast<const CudaWeightsOnDevice&>(*options.matrices)),
+        sampling_(options.config->vocab_size, *options.pool) {}
 
   ~CudaOps() override {
     if (stream_ != nullptr) {
@@ -81,8 +81,7 @@ class CudaOps final : public Ops {
     ASSIGN_OR_RETURN(upload_, CudaMemory::Allocate(CudaMemoryKind::kDevice, sizes_.upload_bytes(), "step inputs"));
     ASSIGN_OR_RETURN(workspace_,
                      CudaMemory::Allocate(CudaMemoryKind::kDevice, sizes_.workspace_bytes(), "attention workspace"));
-    ASSIGN_OR_RETURN(best_ids_, CudaMemory::Allocate(CudaMemoryKind::kDevice, sizes_.rows * 4, "chosen ids"));
-    ASSIGN_OR_RETURN(best_ids_host_, CudaMemory::Allocate(CudaMemoryKind::kPinned, sizes_.rows * 4, "chosen ids"));
+    if (sizes_.num_ranks == 1) RETURN_IF_ERROR(sampling_.Init(sizes_.rows));
     const int64_t kv_bytes = sizes_.kv_layout.bytes();  // keys or values of a layer
     ASSIGN_OR_RETURN(kv_, CudaMemory::Allocate(CudaMemoryKind::kDevice, 2 * kv_bytes * config_.num_layers,
                                                absl::StrCat(options_.num_kv_blocks, " KV blocks")));
@@ -237,55 +236,12 @@ class CudaOps final : public Ops {
                                    .host_rows = [this] { return HostLogits(num_logit_rows_); }},
                                   results);
     }
-    others_.clear();
-    size_t num_greedy = 0;
-    for (size_t i = 0; i < spans.size(); ++i) {
-      if (IsPlainGreedy(spans[i])) {
-        ++num_greedy;
-      } else {
-        others_.push_back(i);
-      }
-    }
-    if (num_greedy > 0) {
-      RETURN_IF_ERROR(KernelStatus(kernels::DeviceArgMax({.logits = static_cast<float*>(activations_.logits.data),
-                                                          .logits_stride = activations_.logits.stride,
-                                                          .num_rows = num_logit_rows_,
-                                                          .vocab_size = activations_.logits.num_columns,
-                                                          .token_ids = best_ids_.data<int32_t>()},
-                                                         stream_),
-                                   "greedy choice"));
-      RETURN_IF_ERROR(
-          CudaStatus(cudaMemcpyAsync(best_ids_host_.data(), best_ids_.data(), static_cast<size_t>(num_logit_rows_) * 4,
-                                     cudaMemcpyDeviceToHost, stream_),
-                     "reading chosen ids"));
-    }
-    const float* logits = nullptr;
-    if (!others_.empty()) {
-      ASSIGN_OR_RETURN(logits, HostLogits(num_logit_rows_));
-    } else {
-      RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(stream_), "step"));
-    }
-    for (size_t i = 0; i < spans.size(); ++i) {
-      if (!IsPlainGreedy(spans[i])) continue;
-      const int32_t* const ids = best_ids_host_.data<int32_t>() + first_logit_rows[i];
-      VerifyPlainGreedy(
-          spans[i], [&](size_t j) { return ids[j]; }, &results[i]);
-    }
-    if (others_.empty()) return absl::OkStatus();
-
-    other_spans_.clear();
-    other_results_.resize(others_.size());
-    for (const size_t i : others_) {
-      kernels::VerifySpan span = spans[i];
-      span.logits = logits + int64_t{first_logit_rows[i]} * activations_.logits.stride;
-      span.logits_stride = activations_.logits.stride;
-      other_spans_.push_back(span);
-    }
-    RETURN_IF_ERROR(KernelStatus(
-        kernels::VerifyDrafts(other_spans_, config_.vocab_size, other_results_, *options_.pool, sampling_scratch_),
-        "sampling"));
-    for (size_t n = 0; n < others_.size(); ++n) std::swap(results[others_[n]], other_results_[n]);
-    return absl::OkStatus();
+    return sampling_.SampleVerify(spans, first_logit_rows,
+                                  {.logits = activations_.logits,
+                                   .num_rows = num_logit_rows_,
+                                   .stream = stream_,
+                                   .host_rows = [this] { return HostLogits(num_logit_rows_); }},
+                                  results);
   }
 
   absl::StatusOr<const float*> HostLogits(int num_rows) override {
@@ -530,11 +486,8 @@ class CudaOps final : public Ops {
   std::optional<CudaOpClock> clock_;                          // of a profile
 
   std::unique_ptr<CudaGroup> group_;  // with several ranks
-  CudaMemory best_ids_, best_ids_host_, logits_host_;
-  std::vector<size_t> others_;  // spans that are not plain greedy
-  std::vector<kernels::VerifySpan> other_spans_;
-  std::vector<kernels::VerifiedSpan> other_results_;
-  std::vector<kernels::SamplingScratch> sampling_scratch_;
+  CudaSampling sampling_;             // with one
+  CudaMemory logits_host_;
 };
 
 }  // namespace
