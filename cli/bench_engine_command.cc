@@ -71,6 +71,13 @@ void AddBenchEngineCommand(CLI::App& bench, int& exit_code) {
       ->type_name("[0]");
   command->add_option("--chunk", options.chunk, "Tokens of a prompt a step; 0: 256, on GPUs 2048")->type_name("[0]");
   command->add_option("--steps", options.steps, "Steps measured of each kind")->type_name("[40]");
+  command->add_option("--temperature", options.sampling.temperature, "0: the highest logit is chosen")
+      ->type_name("[0]");
+  command->add_option("--top-k", options.sampling.top_k, "0: off")->type_name("[0]");
+  command->add_option("--top-p", options.sampling.top_p, "1: off")->type_name("[1]");
+  command->add_option("--repetition-penalty", options.sampling.repetition_penalty, "1: off")->type_name("[1]");
+  command->add_option("--logprobs", options.sampling.num_logprobs, "Of the chosen token and the best N; -1: none")
+      ->type_name("[-1]");
   command->add_flag("--profile", options.profile, "Time by op too, of steps measured beside the others");
   command->add_option("--rank", flags->rank)->group("");
   command->add_option("--leader-address", flags->leader_address)->group("");

@@ -199,8 +199,8 @@ class Bench {
     const int vocab_size = group_.model().config().vocab_size;
     for (int i = 0; i < num_tokens; ++i) prompt[i] = static_cast<TokenId>((i * int64_t{7919} + 13) % vocab_size);
     const SequenceId sequence(++sequences_);
-    SamplingParams params;
-    params.temperature = 0;
+    SamplingParams params = options_.sampling;
+    params.seed = sequences_;
     params.max_tokens = 1 << 20;
     const int blocks_a_sequence = BlocksASequence(options_);
     const int chunk = ChunkTokens(options_);
@@ -257,6 +257,7 @@ absl::Status Validate(const EngineBenchOptions& options) {
   RETURN_IF_ERROR(CheckRange("--prompt", options.prompt, 0, 1 << 20));
   RETURN_IF_ERROR(CheckRange("--chunk", options.chunk, 0, 1 << 16));
   RETURN_IF_ERROR(CheckRange("--steps", options.steps, 1, 100'000));
+  RETURN_IF_ERROR(Validate(options.sampling, 1 << 30));  // ids are no part of it
   for (const int batch : options.batch) RETURN_IF_ERROR(CheckRange("--batch", batch, 1, 4096));
   for (const int rows : options.rows) RETURN_IF_ERROR(CheckRange("--rows", rows, 1, 33));
   return absl::OkStatus();
@@ -285,6 +286,11 @@ absl::StatusOr<Json> BenchEngine(const EngineBenchOptions& options, const std::s
   json["tensor_parallel_size"] = options.tensor_parallel_size;
   json["threads"] = options.threads;
   json["context"] = options.context;
+  json["sampling"] = {{"temperature", options.sampling.temperature},
+                      {"top_k", options.sampling.top_k},
+                      {"top_p", options.sampling.top_p},
+                      {"repetition_penalty", options.sampling.repetition_penalty},
+                      {"num_logprobs", options.sampling.num_logprobs}};
   json["weight_bytes"] = model.weight_bytes();
   ASSIGN_OR_RETURN(const double bandwidth, RankBandwidth(options));
   json["read_bytes_per_second"] = bandwidth;

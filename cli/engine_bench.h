@@ -1,6 +1,6 @@
 // What a step of a model costs: decode steps by batch, verify steps by rows, prompts; nothing of the network, the
-// router or the scheduler. Every step runs the whole path of a group: plan, forward pass, greedy choice, and with
-// several ranks the plan's way to them and the comparison of what they chose.
+// router or the scheduler. Every step runs the whole path of a group: plan, forward pass, choice (greedy if
+// nothing else is asked for), and with several ranks the plan's way to them and the comparison of what they chose.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -12,6 +12,7 @@
 #include "worker/model/device.h"
 #include "worker/model/load_format.h"
 #include "worker/model/weights.h"
+#include "worker/sequence/sampling_params.h"
 
 namespace outrider {
 
@@ -29,17 +30,18 @@ struct EngineBenchOptions {
   std::vector<int> batch = {1};                  // sequences of a decode step
   std::vector<int> rows = {1, 2, 4, 8, 16, 32};  // of a verify step of one sequence: 1 + K, all drafts wrong
   bool profile = false;                          // time by op too, of as many steps more
+  SamplingParams sampling = {.temperature = 0};  // how tokens are chosen; max_tokens is the bench's own
 };
 
 // INVALID_ARGUMENT naming the flag, its value and what it takes.
 absl::Status Validate(const EngineBenchOptions& options);
 
-// Times are in ms: medians with the 10th and 90th percentile. Bytes are a rank's: `weight_bytes` and `kv_bytes` are
-// what a step must read, `read_bandwidth_ratio` their share of what the rank's memory was measured to give in the same
-// run: that of its GPU, or its part of the processor's. `launches` is the number of kernels of a step before the
-// choice, on a GPU. With `profile`, `ops` has the count and ms of each op of the leader, medians of steps of their own;
-// all_reduce then includes the wait for the slowest rank. Errors: of Validate and BenchGroup. `program` is the outrider
-// binary, for the other ranks.
+// Times are in ms: medians with the 10th and 90th percentile. `sampling` says how tokens were chosen. Bytes are a
+// rank's: `weight_bytes` and `kv_bytes` are what a step must read, `read_bandwidth_ratio` their share of what the
+// rank's memory was measured to give in the same run: that of its GPU, or its part of the processor's. `launches` is
+// the number of kernels of a step before the choice, on a GPU. With `profile`, `ops` has the count and ms of each op of
+// the leader, medians of steps of their own; all_reduce then includes the wait for the slowest rank. Errors: of
+// Validate and BenchGroup. `program` is the outrider binary, for the other ranks.
 absl::StatusOr<nlohmann::ordered_json> BenchEngine(const EngineBenchOptions& options,
                                                    const std::string& program = "/proc/self/exe");
 

@@ -80,6 +80,17 @@ TEST(EngineBench, SaysWhereTheTimeOfAStepGoes) {
   }
 }
 
+TEST(EngineBench, SamplesAsAskedFor) {
+  EngineBenchOptions options = SmallBench();
+  options.sampling = {.temperature = 0.8f, .top_p = 0.95f, .top_k = 40, .repetition_penalty = 1.1f, .num_logprobs = 2};
+  const auto result = Measured(options);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ((*result)["sampling"]["top_k"], 40);
+  const std::string text = EngineBenchText(*result);
+  EXPECT_TRUE(absl::StrContains(text, "temperature 0.8, top_k 40, top_p 0.95, repetition penalty 1.1, 2 logprobs"))
+      << text;
+}
+
 // Its own words are on standard error.
 TEST(EngineBench, ARankThatDoesNotComeUpEndsIt) {
   EngineBenchOptions options = SmallBench();
@@ -100,6 +111,7 @@ TEST(EngineBench, NamesTheFlagThatIsWrong) {
       {[](EngineBenchOptions& o) { o.rows = {34}; }, "--rows 34 is out of range"},
       {[](EngineBenchOptions& o) { o.rows.clear(); }, "at least one number"},
       {[](EngineBenchOptions& o) { o.steps = 0; }, "--steps 0"},
+      {[](EngineBenchOptions& o) { o.sampling.top_p = 0; }, "top_p = 0 is out of range"},
       {[](EngineBenchOptions& o) { o.context = 600; }, "takes 512"},
   };
   for (const auto& [change, says] : wrongs) EXPECT_TRUE(absl::StrContains(message(change), says)) << message(change);

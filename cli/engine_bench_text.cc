@@ -1,4 +1,5 @@
 // The figures of `outrider bench engine` for people.
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "cli/engine_bench.h"
 
@@ -36,6 +37,11 @@ std::string EngineBenchText(const Json& result) {
       result["model"].get<std::string>(), result["device"].get<std::string>(), result["numerics"].get<std::string>(),
       result["tensor_parallel_size"].get<int>(), result["threads"].get<int>(), result["context"].get<int>(),
       result["weight_bytes"].get<double>() / 1e9, result["read_bytes_per_second"].get<double>() / 1e9);
+  const Json& sampling = result["sampling"];
+  absl::StrAppendFormat(&text, "temperature %g, top_k %d, top_p %g, repetition penalty %g, %s logprobs\n",
+                        sampling["temperature"].get<float>(), sampling["top_k"].get<int>(),
+                        sampling["top_p"].get<float>(), sampling["repetition_penalty"].get<float>(),
+                        sampling["num_logprobs"] < 0 ? "no" : absl::StrCat(sampling["num_logprobs"].get<int>()));
   for (const Json& entry : result["decode"]) {
     absl::StrAppendFormat(&text, "decode, %4d sequences", entry["sequences"].get<int>());
     AppendEntry(entry, &text);
