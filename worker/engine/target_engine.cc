@@ -106,25 +106,39 @@ absl::StatusOr<bool> TargetEngine::RunTurn() {
   ApplyDraftDecisions();
   NoticeLostPeers();
 
-  const StepPlan& plan = scheduler_.PlanStep(now);
-  const bool planned = !plan.empty();
+  const StepPlan* plan = nullptr;
+  if (steps_out_.empty() || PlansAhead()) plan = &scheduler_.PlanStep(now);
+  const bool planned = plan != nullptr && !plan->empty();
   Digest(now, now);
+  bool collects = !planned && !steps_out_.empty();
   if (planned) {
-    steps_out_.push_back({&plan, now});
-    RETURN_IF_ERROR(backend_.Submit(plan));
+    steps_out_.push_back({plan, now});
+    if (steps_out_.size() == 1 && !PlansAhead()) {
+      RETURN_IF_ERROR(Apply(backend_.SubmitAndCollect(*plan)));
+    } else {
+      RETURN_IF_ERROR(backend_.Submit(*plan));
+      collects = static_cast<int>(steps_out_.size()) > backend_.depth();
+    }
   }
-  const bool collects = !steps_out_.empty() && (!planned || static_cast<int>(steps_out_.size()) > backend_.depth());
-  if (collects) {
-    ASSIGN_OR_RETURN(const StepResult result, backend_.Collect());
-    const TimePoint collected = clock_.Now();
-    const TimePoint step_began = steps_out_.front().submitted;
-    metrics_.StepTook(*steps_out_.front().plan, collected - step_began);
-    steps_out_.pop_front();
-    RETURN_IF_ERROR(scheduler_.ApplyResult(result, collected));
-    Digest(collected, step_began);
-  }
+  if (collects) RETURN_IF_ERROR(Apply(backend_.Collect()));
   Publish();
   return planned || collects;
+}
+
+bool TargetEngine::PlansAhead() const { return backend_.depth() > 0 && scheduler_.MayPlanAhead(); }
+
+absl::Status TargetEngine::Apply(const absl::StatusOr<StepResult>& result) {
+  RETURN_IF_ERROR(result.status());
+  const TimePoint collected = clock_.Now();
+  const StepOut step = steps_out_.front();
+  steps_out_.pop_front();
+  // With a step before it in the way, a step began when that one ended.
+  const TimePoint began = std::max(step.submitted, last_collected_);
+  last_collected_ = collected;
+  metrics_.StepTook(*step.plan, collected - began);
+  RETURN_IF_ERROR(scheduler_.ApplyResult(*result, collected));
+  Digest(collected, began);
+  return absl::OkStatus();
 }
 
 void TargetEngine::DrainInbox(TimePoint now) {

@@ -3,8 +3,9 @@
 //
 // A turn, in order: events of the inbox; proposals of draft sources; a plan, given to the backend; the result of the
 // oldest step, if as many are out as the backend allows or there is nothing more to plan. With depth 1 a step is
-// planned while the one before runs. When there is nothing to do the loop sleeps on the inbox until the scheduler's
-// next deadline.
+// planned while the one before runs, unless a running sequence may have a draft (Scheduler::MayPlanAhead): then each
+// result is applied before the next plan, as with depth 0. So what comes while a step runs is in the step after the
+// next at the latest. When there is nothing to do the loop sleeps on the inbox until the scheduler's next deadline.
 //
 // Every lane that was submitted ends with exactly one FinishedEvent or FailedEvent, whatever happens; an error of the
 // backend ends them all with UNAVAILABLE, and Run with that error.
@@ -109,6 +110,10 @@ class TargetEngine {
     }
   };
 
+  // Whether a step may be planned while one is out.
+  bool PlansAhead() const;
+  // Takes in the result of the oldest step that is out.
+  absl::Status Apply(const absl::StatusOr<StepResult>& result);
   void DrainInbox(TimePoint now);
   void Take(SubmitEvent event, TimePoint now);
   void Take(CancelEvent event, TimePoint now);
@@ -159,6 +164,7 @@ class TargetEngine {
     TimePoint submitted{};
   };
   std::deque<StepOut> steps_out_;  // given to the backend, not yet collected; the oldest first
+  TimePoint last_collected_{};
 
   std::atomic<bool> draining_{false};
   std::atomic<bool> stopped_{false};

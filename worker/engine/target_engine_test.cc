@@ -3,12 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <deque>
 #include <iostream>
 #include <map>
 #include <random>
 #include <thread>
 
 #include "tracing/testing/kept_spans.h"
+#include "worker/engine/step_thread.h"
 #include "worker/engine/testing/hash_backend.h"
 
 namespace outrider {
@@ -50,6 +52,13 @@ class HashSource final : public DraftSource {
   void Close(SequenceId sequence, uint32_t) override { sequences_.erase(sequence); }
   void Flush() override {}
   void TakeProposals(std::vector<Proposal>& proposals) override {
+    if (clock != nullptr) {
+      for (; !timed_.empty() && timed_.front().first <= clock->Now(); timed_.pop_front()) {
+        proposals.push_back(timed_.front().second);
+      }
+      for (Proposal& proposal : proposals_) timed_.emplace_back(clock->Now() + delay, std::move(proposal));
+      return proposals_.clear();
+    }
     std::vector<Proposal>& from = late ? held_ : proposals_;
     if (!silent) std::move(from.begin(), from.end(), std::back_inserter(proposals));
     from.clear();
@@ -60,7 +69,9 @@ class HashSource final : public DraftSource {
 
   bool connected = true;
   bool silent = false;
-  bool late = false;   // what is proposed in one turn is heard two turns later
+  bool late = false;             // what is proposed in one turn is heard two turns later
+  const Clock* clock = nullptr;  // not null: what is proposed is heard so much later
+  Duration delay{};
   bool ahead = false;  // also proposes what comes after the draft, as if all of it were accepted
 
  private:
@@ -92,10 +103,18 @@ class HashSource final : public DraftSource {
   std::map<SequenceId, Known> sequences_;
   std::vector<Proposal> proposals_;
   std::vector<Proposal> held_;
+  std::deque<std::pair<TimePoint, Proposal>> timed_;
+};
+
+// How steps are run.
+enum class Backend {
+  kDepth0,
+  kDepth1,
+  kStepThread,  // depth 1, by a thread over a backend of depth 0
 };
 
 struct Setup {
-  int depth = 0;
+  Backend backend = Backend::kDepth0;
   int num_blocks = 64;
   int max_waiting_sequences = 16;
   int lookahead = 0;
@@ -107,7 +126,9 @@ struct Setup {
 class Fixture {
  public:
   explicit Fixture(const Setup& setup)
-      : backend({.depth = setup.depth, .vocab_size = kVocabSize, .num_blocks = setup.num_blocks}),
+      : backend({.depth = setup.backend == Backend::kDepth1 ? 1 : 0,
+                 .vocab_size = kVocabSize,
+                 .num_blocks = setup.num_blocks}),
         inbox(setup.max_waiting_sequences + 8),
         stream(std::make_shared<TokenStream>(setup.max_buffered_tokens, [] {})) {
     TargetEngine::Options options;
@@ -122,7 +143,9 @@ class Fixture {
         .vocab_size = kVocabSize, .lookahead = setup.lookahead, .draft_wait_ms_max = setup.draft_wait_ms_max};
     options.ngram_draft = false;
     if (setup.traced) options.tracer = &tracer;
-    engine = std::make_unique<TargetEngine>(options, inbox, backend, clock, metrics);
+    if (setup.backend == Backend::kStepThread) step_thread.emplace(backend);
+    StepBackend& outermost = step_thread.has_value() ? static_cast<StepBackend&>(*step_thread) : backend;
+    engine = std::make_unique<TargetEngine>(options, inbox, outermost, clock, metrics);
   }
 
   static SamplingParams Params(int max_tokens = 12) {
@@ -205,17 +228,19 @@ class Fixture {
   MetricsRegistry registry;
   EngineMetrics metrics{registry};
   HashBackend backend;
+  std::optional<StepThread> step_thread;
   Inbox inbox;
   StreamPointer stream;
   std::unique_ptr<TargetEngine> engine;
   std::map<std::pair<uint64_t, uint32_t>, Seen> seen;
 };
 
-class TargetEngineDepthTest : public testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(Depths, TargetEngineDepthTest, testing::Values(0, 1));
+class TargetEngineBackendTest : public testing::TestWithParam<Backend> {};
+INSTANTIATE_TEST_SUITE_P(Backends, TargetEngineBackendTest,
+                         testing::Values(Backend::kDepth0, Backend::kDepth1, Backend::kStepThread));
 
-TEST_P(TargetEngineDepthTest, StreamsWhatTheModelSays) {
-  Fixture f({.depth = GetParam()});
+TEST_P(TargetEngineBackendTest, StreamsWhatTheModelSays) {
+  Fixture f({.backend = GetParam()});
   for (uint64_t id = 1; id <= 5; ++id) ASSERT_TRUE(f.Submit(id, {1, 2, static_cast<TokenId>(id)}).ok());
   f.Settle();
   for (uint64_t id = 1; id <= 5; ++id) {
@@ -227,8 +252,8 @@ TEST_P(TargetEngineDepthTest, StreamsWhatTheModelSays) {
   f.ExpectAllFree();
 }
 
-TEST_P(TargetEngineDepthTest, GivesTheSameTokensWithDrafts) {
-  Fixture f({.depth = GetParam(), .lookahead = 4});
+TEST_P(TargetEngineBackendTest, GivesTheSameTokensWithDrafts) {
+  Fixture f({.backend = GetParam(), .lookahead = 4});
   auto source = std::make_unique<HashSource>();
   ASSERT_TRUE(f.inbox.Post(AttachSourceEvent{"draft", std::move(source)}).ok());
   ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(40)).ok());
@@ -241,7 +266,7 @@ TEST_P(TargetEngineDepthTest, GivesTheSameTokensWithDrafts) {
   f.ExpectAllFree();
 }
 
-TEST_P(TargetEngineDepthTest, DraftsFromAPredictionWithoutChangingATokenAndCountsIt) {
+TEST_P(TargetEngineBackendTest, DraftsFromAPredictionWithoutChangingATokenAndCountsIt) {
   const std::vector<TokenId> expected = Fixture::Expected({1, 2, 3}, Fixture::Params(40));
   // What is right, then an edit, then what is right again; and one right token, which no draft holds.
   std::vector<TokenId> edited = expected;
@@ -252,7 +277,7 @@ TEST_P(TargetEngineDepthTest, DraftsFromAPredictionWithoutChangingATokenAndCount
     SCOPED_TRACE(lookahead);
     for (const auto& [prediction, accepted_min, accepted_max] :
          {std::tuple(expected, 20, 40), std::tuple(edited, 10, 39), std::tuple(wrong, 0, 0)}) {
-      Fixture f({.depth = GetParam(), .lookahead = lookahead});
+      Fixture f({.backend = GetParam(), .lookahead = lookahead});
       f.prediction = prediction;
       ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(40)).ok());
       f.Settle();
@@ -270,8 +295,8 @@ TEST_P(TargetEngineDepthTest, DraftsFromAPredictionWithoutChangingATokenAndCount
   }
 }
 
-TEST_P(TargetEngineDepthTest, CountsAPredictionApartFromADraftWorkersTokens) {
-  Fixture f({.depth = GetParam(), .lookahead = 4});
+TEST_P(TargetEngineBackendTest, CountsAPredictionApartFromADraftWorkersTokens) {
+  Fixture f({.backend = GetParam(), .lookahead = 4});
   ASSERT_TRUE(f.inbox.Post(AttachSourceEvent{"draft", std::make_unique<HashSource>()}).ok());
   const std::vector<TokenId> expected = Fixture::Expected({1, 2, 3}, Fixture::Params(40));
   f.prediction.assign(expected.begin(), expected.begin() + 12);
@@ -285,12 +310,12 @@ TEST_P(TargetEngineDepthTest, CountsAPredictionApartFromADraftWorkersTokens) {
   f.ExpectAllFree();
 }
 
-TEST_P(TargetEngineDepthTest, TellsLogprobsOfThePromptOnceAndBeforeItsTokens) {
+TEST_P(TargetEngineBackendTest, TellsLogprobsOfThePromptOnceAndBeforeItsTokens) {
   std::vector<TokenId> prompt(150);
   for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<TokenId>(i * 7 % kVocabSize);
   std::vector<float> expected;
   for (size_t i = 2; i <= prompt.size(); ++i) expected.push_back(HashPromptLogprob(absl::MakeSpan(prompt).first(i)));
-  Fixture f({.depth = GetParam(), .num_blocks = 200});
+  Fixture f({.backend = GetParam(), .num_blocks = 200});
   ASSERT_TRUE(f.Submit(1, prompt).ok());
   f.Settle();
   EXPECT_TRUE(f.Of(1).prompt_logprobs.empty()) << "nobody asked";
@@ -309,7 +334,7 @@ TEST_P(TargetEngineDepthTest, TellsLogprobsOfThePromptOnceAndBeforeItsTokens) {
   f.ExpectAllFree();
 }
 
-TEST_P(TargetEngineDepthTest, TellsLogprobsOfAPromptOnceThoughItIsPreempted) {
+TEST_P(TargetEngineBackendTest, TellsLogprobsOfAPromptOnceThoughItIsPreempted) {
   // Both fit only one after the other: the one that waits longer preempts, and the prompt is computed again.
   SamplingParams params = Fixture::Params(40);
   params.num_prompt_logprobs = 0;
@@ -319,7 +344,7 @@ TEST_P(TargetEngineDepthTest, TellsLogprobsOfAPromptOnceThoughItIsPreempted) {
   for (size_t i = 2; i <= prompt.size(); ++i) expected.push_back(HashPromptLogprob(absl::MakeSpan(prompt).first(i)));
   for (int turns = 1; turns <= 8; ++turns) {
     SCOPED_TRACE(turns);
-    Fixture f({.depth = GetParam(), .num_blocks = 40});
+    Fixture f({.backend = GetParam(), .num_blocks = 40});
     ASSERT_TRUE(f.Submit(1, prompt, params).ok());
     for (int i = 0; i < turns; ++i) f.Turn();
     SubmitEvent urgent{.stream = f.stream, .id = RequestId(2), .received = f.clock.Now()};
@@ -336,8 +361,8 @@ TEST_P(TargetEngineDepthTest, TellsLogprobsOfAPromptOnceThoughItIsPreempted) {
   }
 }
 
-TEST_P(TargetEngineDepthTest, EndsEachLaneOfARequestOnItsOwn) {
-  Fixture f({.depth = GetParam()});
+TEST_P(TargetEngineBackendTest, EndsEachLaneOfARequestOnItsOwn) {
+  Fixture f({.backend = GetParam()});
   ASSERT_TRUE(f.Submit(1, {1, 2, 3, 4, 5}, Fixture::Params(), {0, 1, 2}).ok());
   f.Settle();
   for (uint32_t lane = 0; lane < 3; ++lane) {
@@ -346,8 +371,8 @@ TEST_P(TargetEngineDepthTest, EndsEachLaneOfARequestOnItsOwn) {
   }
 }
 
-TEST_P(TargetEngineDepthTest, ACancelFreesEverythingWithinOneStep) {
-  Fixture f({.depth = GetParam()});
+TEST_P(TargetEngineBackendTest, ACancelFreesEverythingWithinOneStep) {
+  Fixture f({.backend = GetParam()});
   ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(100)).ok());
   for (int i = 0; i < 5; ++i) f.Turn();
   f.Cancel(1);
@@ -360,8 +385,8 @@ TEST_P(TargetEngineDepthTest, ACancelFreesEverythingWithinOneStep) {
   f.ExpectAllFree();
 }
 
-TEST_P(TargetEngineDepthTest, ALostStreamEndsAllItsRequests) {
-  Fixture f({.depth = GetParam()});
+TEST_P(TargetEngineBackendTest, ALostStreamEndsAllItsRequests) {
+  Fixture f({.backend = GetParam()});
   const auto other = std::make_shared<TokenStream>(1000, [] {});
   ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(100)).ok());
   ASSERT_TRUE(f.Submit(2, {1, 2, 3}, Fixture::Params(100)).ok());
@@ -545,8 +570,8 @@ TEST(TargetEngine, LetsGoOfASourceThatIsDetached) {
   EXPECT_EQ(f.Of(1).tokens, Fixture::Expected({1, 2, 3}, Fixture::Params(60)));
 }
 
-TEST_P(TargetEngineDepthTest, RecordsWhereTheTimeOfEachChoiceWent) {
-  Fixture f({.depth = GetParam(), .lookahead = 4, .traced = true});
+TEST_P(TargetEngineBackendTest, RecordsWhereTheTimeOfEachChoiceWent) {
+  Fixture f({.backend = GetParam(), .lookahead = 4, .traced = true});
   ASSERT_TRUE(f.inbox.Post(AttachSourceEvent{"draft", std::make_unique<HashSource>()}).ok());
   f.trace = TraceContext{.trace = {5, 6}, .span = 7, .sampled = true};
   ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(40), {0, 1}).ok());
@@ -620,8 +645,8 @@ TEST(TargetEngine, RecordsTheEndOfWhatTheBackendsFailureEnds) {
   EXPECT_EQ(decodes[0].error, "gone");
 }
 
-TEST(TargetEngine, EndsEverythingWhenTheBackendFails) {
-  Fixture f({});
+TEST_P(TargetEngineBackendTest, EndsEverythingWhenTheBackendFails) {
+  Fixture f({.backend = GetParam()});
   f.backend.on_submit = [&](const StepPlan& plan) {
     return plan.step.value < 4 ? absl::OkStatus() : absl::UnavailableError("rank 1 is lost");
   };
@@ -634,8 +659,100 @@ TEST(TargetEngine, EndsEverythingWhenTheBackendFails) {
   EXPECT_EQ(f.Submit(2, {1}).code(), absl::StatusCode::kUnavailable);
 }
 
-TEST(TargetEngine, DrainsWhatRunsAndTakesNothingNew) {
-  Fixture f({});
+// Whether steps were planned before the result of the step before.
+TEST_P(TargetEngineBackendTest, PlansAheadOnlyWhereNoSequenceIsDraftedFor) {
+  const auto steps_ahead = [](const Fixture& f) { return f.engine->scheduler().stats().num_steps_ahead; };
+  const bool may = GetParam() != Backend::kDepth0;
+  Fixture plain({.backend = GetParam(), .lookahead = 4});
+  ASSERT_TRUE(plain.Submit(1, {1, 2, 3}, Fixture::Params(40)).ok());
+  plain.Settle();
+  EXPECT_EQ(steps_ahead(plain) >= 38, may) << steps_ahead(plain) << " of 40";
+
+  // One of two is drafted for: all go by its results.
+  Fixture drafted({.backend = GetParam(), .lookahead = 4});
+  ASSERT_TRUE(drafted.inbox.Post(AttachSourceEvent{"draft", std::make_unique<HashSource>()}).ok());
+  ASSERT_TRUE(drafted.Submit(1, {1, 2, 3}, Fixture::Params(40)).ok());
+  drafted.Settle();
+  EXPECT_LE(steps_ahead(drafted), 3) << "before the source was known and after the last draft";
+  EXPECT_EQ(drafted.Of(1).usage.accepted_tokens, drafted.Of(1).usage.draft_tokens);
+  EXPECT_GT(drafted.Of(1).usage.accepted_tokens, 20);
+}
+
+// Its first answers are of results long past: what follows them must be asked for again while nothing is out, or no
+// draft would ever come in time.
+TEST_P(TargetEngineBackendTest, ADraftWorkerThatTakesSeveralStepsToAnswerIsWaitedForAllTheSame) {
+  Fixture f({.backend = GetParam(), .lookahead = 4});
+  const auto advance = [&](double milliseconds) { f.clock.Advance(FromMillis(milliseconds)); };
+  f.backend.on_collect = [&](const StepResult&) { advance(1.5); };
+  auto source = std::make_unique<HashSource>();
+  source->clock = &f.clock;
+  source->delay = std::chrono::milliseconds(8);
+  ASSERT_TRUE(f.inbox.Post(AttachSourceEvent{"draft", std::move(source)}).ok());
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(100)).ok());
+  for (int i = 0; i < 5000 && f.Of(1).num_ends == 0; ++i) {
+    f.Turn();
+    f.Read();
+    advance(0.1);
+  }
+  EXPECT_EQ(f.Of(1).tokens, Fixture::Expected({1, 2, 3}, Fixture::Params(100)));
+  EXPECT_GE(f.Of(1).usage.rounds, 16);
+  EXPECT_LE(f.Of(1).usage.plain_steps, 20);
+}
+
+// Each kind of step takes its own time, whatever was submitted before it had ended.
+TEST(TargetEngine, AStepsTimeBeginsWhenTheStepBeforeItHasEnded) {
+  Fixture f({.backend = Backend::kDepth1});
+  f.backend.on_collect = [&](const StepResult&) { f.clock.Advance(std::chrono::milliseconds(10)); };
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(40)).ok());
+  f.Settle();
+  EXPECT_NEAR(f.engine->scheduler().decode_cost().EstimateMs(1), 10, 1e-9);
+  const std::string text = f.registry.ToText();
+  const auto series = [&](const std::string& name) {
+    const size_t at = text.find(name);
+    EXPECT_NE(at, std::string::npos) << name;
+    return std::atof(text.c_str() + at + name.size());
+  };
+  const double count = series("outrider_step_seconds_count{kind=\"decode\"}");
+  EXPECT_GE(count, 39);
+  EXPECT_NEAR(series("outrider_step_seconds_sum{kind=\"decode\"}"), 0.010 * count, 1e-9);
+}
+
+// It would make a step of one row look free.
+TEST(TargetEngine, ADiscardedStepSaysNothingOfWhatStepsCost) {
+  Fixture f({.backend = Backend::kDepth1});
+  f.backend.on_collect = [&](const StepResult& result) {
+    for (const SpanResult& span : result.spans) {
+      if (!span.tokens.empty()) f.clock.Advance(std::chrono::milliseconds(10));
+    }
+  };
+  SamplingParams params = Fixture::Params(40);
+  params.end_token_ids = {Fixture::Expected({1, 2, 3})[5]};
+  const std::vector<TokenId> expected = Fixture::Expected({1, 2, 3}, params);
+  for (uint64_t id = 1; id <= 20; ++id) {
+    ASSERT_TRUE(f.Submit(id, {1, 2, 3}, params).ok());
+    f.Settle();
+    EXPECT_EQ(f.Of(id).finish, FinishReason::kEndToken);
+    EXPECT_EQ(f.Of(id).tokens, expected);
+  }
+  EXPECT_EQ(f.engine->scheduler().stats().num_discarded_tokens, 20);
+  EXPECT_NEAR(f.engine->scheduler().decode_cost().EstimateMs(1), 10, 1e-9);
+}
+
+TEST_P(TargetEngineBackendTest, StopEndsWhatLivesAndLeavesNoStepOut) {
+  Fixture f({.backend = GetParam()});
+  ASSERT_TRUE(f.Submit(1, {1, 2, 3}, Fixture::Params(100)).ok());
+  for (int i = 0; i < 5; ++i) f.Turn();
+  f.engine->Stop();
+  EXPECT_TRUE(f.engine->Run().ok());
+  f.Read();
+  EXPECT_EQ(f.Of(1).error.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(f.Of(1).num_ends, 1);
+  StepBackend& backend = f.step_thread.has_value() ? static_cast<StepBackend&>(*f.step_thread) : f.backend;
+  EXPECT_FALSE(backend.Collect().ok()) << "nothing is out";
+}
+
+TEST_P(TargetEngineBackendTest, DrainsWhatRunsAndTakesNothingNew) {
+  Fixture f({.backend = GetParam()});
   ASSERT_TRUE(f.Submit(1, {1, 2, 3}).ok());
   std::thread loop([&] { EXPECT_TRUE(f.engine->Run().ok()); });
   f.engine->Drain();
@@ -662,12 +779,12 @@ TEST(TargetEngine, IsUnhealthyOnceATurnLastsTooLong) {
 
 // Random requests, cancels, stops, deadlines, readers and draft sources, at both depths, with few blocks: each lane has
 // one end, its tokens begin what the model says, and nothing is held in the end.
-TEST_P(TargetEngineDepthTest, SurvivesRandomRequests) {
+TEST_P(TargetEngineBackendTest, SurvivesRandomRequests) {
   const char* env = std::getenv("OUTRIDER_TEST_SEED");
   const uint32_t seed = env != nullptr ? std::strtoul(env, nullptr, 10) : std::random_device()();
   std::cout << "OUTRIDER_TEST_SEED=" << seed << "\n";
   std::mt19937 random(seed);
-  Fixture f({.depth = GetParam(), .num_blocks = 24, .lookahead = 3, .max_buffered_tokens = 16});
+  Fixture f({.backend = GetParam(), .num_blocks = 24, .lookahead = 3, .max_buffered_tokens = 16});
   struct Sent {
     std::vector<TokenId> prompt;
     SamplingParams params;

@@ -270,9 +270,16 @@ const StepPlan& Scheduler::PlanStep(TimePoint now) {
 
   if (step.plan.empty()) return empty_plan_;
   ++last_step_;
+  stats_.num_steps_ahead += num_outstanding_ > 0;
   ++num_outstanding_;
   ++stats_.num_steps;
   return step.plan;
+}
+
+bool Scheduler::MayPlanAhead() const {
+  return std::none_of(running_.begin(), running_.end(), [](const Entry* entry) {
+    return entry->grant.lookahead > 0 && (entry->grant.by_worker || !entry->offers.empty());
+  });
 }
 
 void Scheduler::ExpireDeadlines(TimePoint now) {

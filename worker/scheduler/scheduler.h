@@ -24,9 +24,11 @@
 // The choices of a request are lanes. A lane waits until an earlier one has computed the full blocks of the prompt,
 // then shares them.
 //
-// One step may be outstanding: PlanStep may be called once before the result of the step before. Blocks given back are
-// given out again at once; that is safe because every rank runs steps in order, and what a step reads it or a step
-// before has written.
+// One step may be outstanding: PlanStep may be called once before the result of the step before. What such a plan has
+// for a sequence that ends with that result is discarded: it costs a row, never a token. Drafts are of results, so that
+// planning ahead goes without most of them: MayPlanAhead says when there are none to lose. Blocks given back are given
+// out again at once; that is safe because every rank runs steps in order, and what a step reads it or a step before has
+// written.
 //
 //   turn:  GrantDraft, OfferDraft, Submit, Cancel, StopAt   in any order
 //          plan = PlanStep(now)          updates = TakeUpdates()   -> tell routers, DraftPlanner
@@ -81,8 +83,10 @@ struct SchedulerOptions {
 // Counts since the start.
 struct SchedulerStats {
   int64_t num_steps = 0;
-  int64_t num_step_tokens = 0;  // rows
-  int64_t num_preemptions = 0;  // those for priority among them
+  int64_t num_steps_ahead = 0;       // of them, those planned before the result of the step before
+  int64_t num_step_tokens = 0;       // rows
+  int64_t num_discarded_tokens = 0;  // rows planned ahead of a result that ended their sequence: not computed
+  int64_t num_preemptions = 0;       // those for priority among them
   int64_t num_priority_preemptions = 0;
   int64_t num_cached_tokens = 0;
   int64_t num_rounds = 0;         // rows verified with a draft
@@ -137,6 +141,10 @@ class Scheduler {
   // The next step. Lives until ApplyResult of it. Empty if there is nothing to do before an event or NextDeadline().
   // REQUIRES: at most one non-empty plan's result is outstanding.
   const StepPlan& PlanStep(TimePoint now);
+
+  // Whether the next step loses nothing if it is planned before the result of the one that is out: no running sequence
+  // is granted a draft that is there or that a worker makes.
+  bool MayPlanAhead() const;
 
   // The outcome of the oldest outstanding step. INTERNAL if it does not fit the plan: the epoch must end.
   absl::Status ApplyResult(const StepResult& result, TimePoint now);

@@ -43,6 +43,7 @@ enum class Drafter { kNone, kOracle, kSynthetic, kRandom, kAdversarial };
 struct WorldOptions {
   uint64_t seed = 0;
   int depth = 0;
+  bool by_rule = false;  // plans ahead only where Scheduler::MayPlanAhead says so, as an engine does
   Drafter drafter = Drafter::kSynthetic;
   Fault fault = Fault::kNone;
   int num_requests = 60;
@@ -236,8 +237,9 @@ class World {
   void Turn() {
     now_ += FromMillis(0.01);
     PassOnDrafts();
-    if (results_.size() <= static_cast<size_t>(options_.depth)) Plan();
-    const bool must_apply = results_.size() > static_cast<size_t>(options_.depth) || idle_;
+    const bool applies_first = options_.by_rule && !results_.empty() && !scheduler_->MayPlanAhead();
+    if (!applies_first && results_.size() <= static_cast<size_t>(options_.depth)) Plan();
+    const bool must_apply = applies_first || results_.size() > static_cast<size_t>(options_.depth) || idle_;
     if (!results_.empty() && (must_apply || Pick(3) == 0)) {
       Apply();
     } else if (results_.empty() && idle_ && !live_.empty()) {
@@ -266,6 +268,7 @@ class World {
     for (const Span& span : plan.spans) {
       num_predecessors_ += span.predecessor != StepId();
       num_predecessor_drafts_ += span.predecessor != StepId() && span.lookahead > 0;
+      if (options_.by_rule && span.predecessor != StepId() && span.lookahead > 0) Wrong("a draft was planned ahead");
       const auto live = live_.find(span.sequence);
       if (live == live_.end()) return Wrong("a span of sequence ", span.sequence.value, ", which has ended");
       const int end = span.first_position + span.num_committed_tokens + span.lookahead;
@@ -440,15 +443,20 @@ int NumWorlds() {
 #endif
 }
 
-class SchedulerModel : public testing::TestWithParam<std::tuple<int, Drafter>> {};
+enum class Ahead { kNever, kAlways, kByRule };
+
+class SchedulerModel : public testing::TestWithParam<std::tuple<Ahead, Drafter>> {};
 
 TEST_P(SchedulerModel, HoldsItsInvariantsThroughRandomEvents) {
-  const auto [depth, drafter] = GetParam();
+  const auto [ahead, drafter] = GetParam();
   const uint64_t seed = TestSeed();
   int64_t num_preemptions = 0, num_cached = 0, num_accepted = 0, num_rounds = 0, num_dropped = 0;
   int num_predecessors = 0, num_predecessor_drafts = 0;
   for (int i = 0; i < NumWorlds(); ++i) {
-    World world({.seed = seed + i, .depth = depth, .drafter = drafter});
+    World world({.seed = seed + i,
+                 .depth = ahead == Ahead::kNever ? 0 : 1,
+                 .by_rule = ahead == Ahead::kByRule,
+                 .drafter = drafter});
     ASSERT_EQ(world.Run(), "") << "OUTRIDER_TEST_SEED=" << seed + i << " finds it first";
     num_preemptions += world.stats().num_preemptions;
     num_cached += world.stats().num_cached_tokens;
@@ -464,10 +472,10 @@ TEST_P(SchedulerModel, HoldsItsInvariantsThroughRandomEvents) {
             << num_predecessor_drafts << ", proposals dropped " << num_dropped << std::endl;
   EXPECT_GT(num_preemptions, 0);
   EXPECT_GT(num_cached, 0);
-  EXPECT_EQ(num_predecessors > 0, depth > 0);
+  EXPECT_EQ(num_predecessors > 0, ahead != Ahead::kNever);
   if (drafter == Drafter::kOracle || drafter == Drafter::kSynthetic) {
     EXPECT_GT(num_accepted, 0);
-    EXPECT_EQ(num_predecessor_drafts > 0, depth > 0);
+    EXPECT_EQ(num_predecessor_drafts > 0, ahead == Ahead::kAlways);
   }
   if (drafter == Drafter::kAdversarial) {
     EXPECT_GT(num_dropped, 0);
@@ -475,7 +483,7 @@ TEST_P(SchedulerModel, HoldsItsInvariantsThroughRandomEvents) {
 }
 
 INSTANTIATE_TEST_SUITE_P(DepthsAndDrafters, SchedulerModel,
-                         testing::Combine(testing::Values(0, 1),
+                         testing::Combine(testing::Values(Ahead::kNever, Ahead::kAlways, Ahead::kByRule),
                                           testing::Values(Drafter::kNone, Drafter::kOracle, Drafter::kSynthetic,
                                                           Drafter::kRandom, Drafter::kAdversarial)));
 

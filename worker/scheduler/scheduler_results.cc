@@ -9,6 +9,14 @@
 #include "worker/scheduler/scheduler_entry.h"
 
 namespace outrider {
+namespace {
+
+// Planned before the result that ended its sequence: no rank computed it.
+bool IsDiscarded(const Span& span, const SpanResult& result) {
+  return span.samples && span.predecessor != StepId() && result.tokens.empty() && !result.not_finite;
+}
+
+}  // namespace
 
 absl::Status Scheduler::ApplyResult(const StepResult& result, TimePoint now) {
   CHECK(num_outstanding_ > 0);
@@ -20,8 +28,13 @@ absl::Status Scheduler::ApplyResult(const StepResult& result, TimePoint now) {
   }
   int num_rows = 0;
   for (size_t i = 0; i < plan.spans.size(); ++i) {
-    RETURN_IF_ERROR(ApplySpan(plan.spans[i], result.spans[i], step, static_cast<int>(i)));
-    num_rows += plan.spans[i].num_committed_tokens + std::max(0, result.spans[i].num_draft_tokens);
+    const Span& span = plan.spans[i];
+    RETURN_IF_ERROR(ApplySpan(span, result.spans[i], step, static_cast<int>(i)));
+    if (IsDiscarded(span, result.spans[i])) {
+      stats_.num_discarded_tokens += span.num_committed_tokens;
+    } else {
+      num_rows += span.num_committed_tokens + std::max(0, result.spans[i].num_draft_tokens);
+    }
   }
   // With a step before it in the way, a step began when that one ended.
   const double milliseconds = ToMillis(now - std::max(step.planned, last_applied_));

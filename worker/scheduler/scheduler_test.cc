@@ -468,6 +468,67 @@ TEST_F(SchedulerTest, APathMayReachAcrossAStepThatIsOutstanding) {
   EXPECT_EQ(output, absl::MakeConstSpan({50, 60, 61, 50, 62, 63, 50}));
 }
 
+TEST_F(SchedulerTest, MayPlanAheadWhileNoRunningSequenceHasADraftOrAWorkerThatMakesOne) {
+  EXPECT_TRUE(scheduler_.MayPlanAhead());
+  const SequenceId a = Submit(MakeRequest(4));
+  Submit(MakeRequest(4));
+  scheduler_.GrantDraft({.sequence = a, .lookahead = 2, .by_worker = true});
+  EXPECT_TRUE(scheduler_.MayPlanAhead()) << "it does not run yet";
+  Step(0);
+  EXPECT_FALSE(scheduler_.MayPlanAhead()) << "the next result is of use to the worker at once";
+  scheduler_.OfferDraft({.sequence = a});
+  EXPECT_FALSE(scheduler_.MayPlanAhead()) << "it had none this time";
+  scheduler_.GrantDraft({.sequence = a, .lookahead = 0, .by_worker = true});
+  EXPECT_TRUE(scheduler_.MayPlanAhead()) << "no draft is wanted";
+  scheduler_.GrantDraft({.sequence = a, .lookahead = 2});
+  EXPECT_TRUE(scheduler_.MayPlanAhead()) << "nobody has one";
+  scheduler_.OfferDraft({a, 0, {5, {60, 61}}});
+  EXPECT_FALSE(scheduler_.MayPlanAhead()) << "one is there";
+  const StepPlan verify = scheduler_.PlanStep(At(2));
+  EXPECT_EQ(verify.spans[0].lookahead, 2);
+  EXPECT_FALSE(scheduler_.MayPlanAhead()) << "it may reach beyond the result";
+  Apply(verify, 3);
+  EXPECT_TRUE(scheduler_.MayPlanAhead()) << "nothing is left of it";
+  scheduler_.GrantDraft({.sequence = a, .lookahead = 2, .by_worker = true});
+  EXPECT_FALSE(scheduler_.MayPlanAhead());
+  scheduler_.Cancel(a);
+  EXPECT_TRUE(scheduler_.MayPlanAhead()) << "the other one is plain";
+}
+
+TEST_F(SchedulerTest, ARequestIsInThePlanAfterTheOneThatIsOutWhenItCame) {
+  Submit(MakeRequest(4));
+  const StepPlan running = scheduler_.PlanStep(At(0));
+  const StepPlan next = scheduler_.PlanStep(At(0));
+  const SequenceId id = Submit(MakeRequest(4), 1);
+  Apply(running, 2);
+  const StepPlan plan = scheduler_.PlanStep(At(2));
+  ASSERT_EQ(plan.spans.size(), 2u);
+  EXPECT_EQ(plan.spans[1].sequence, id);
+  Apply(next, 3);
+  Apply(plan, 4);
+  EXPECT_EQ(scheduler_.stats().num_steps_ahead, 2);
+}
+
+TEST_F(SchedulerTest, APlanOfNothingButDiscardedRowsCostsNoTokenAndTeachesNothing) {
+  Request request = MakeRequest(4);
+  request.params.end_token_ids = {50};
+  const SequenceId id = Submit(request);
+  const StepPlan last = scheduler_.PlanStep(At(0));
+  const StepPlan ahead = scheduler_.PlanStep(At(0));
+  ASSERT_EQ(ahead.spans.size(), 1u);
+  StepResult result{.step = last.step, .spans = {{.sequence = id, .tokens = {50}, .finish = FinishReason::kEndToken}}};
+  ASSERT_TRUE(scheduler_.ApplyResult(result, At(8)).ok());
+  EXPECT_EQ(Terminal(id)->usage.output_tokens, 1);
+  const double cost_ms = scheduler_.step_cost().EstimateMs(1);
+  ASSERT_TRUE(scheduler_.ApplyResult({.step = ahead.step, .spans = {{.sequence = id}}}, At(8.01)).ok());
+  EXPECT_EQ(scheduler_.step_cost().EstimateMs(1), cost_ms);
+  EXPECT_FALSE(scheduler_.decode_cost().known());
+  EXPECT_EQ(scheduler_.stats().num_discarded_tokens, 1);
+  EXPECT_EQ(scheduler_.stats().num_step_tokens, 4);
+  EXPECT_TRUE(scheduler_.TakeUpdates().empty());
+  EXPECT_EQ(scheduler_.kv().num_used_blocks(), 0);
+}
+
 TEST_F(SchedulerTest, LogitsThatAreNotFiniteEndTheSequenceWithAnError) {
   const SequenceId id = Submit(MakeRequest(4));
   const StepPlan plan = scheduler_.PlanStep(At(0));

@@ -378,6 +378,11 @@ void DraftPlanner::DecideAuto(std::vector<Row>& rows, int num_other_rows, const 
   }
 }
 
+void DraftPlanner::Grant(Row& row, DraftDecisions& decisions) {
+  row.grant.by_worker = row.grant.lookahead > 0 && WorkerOf(*row.drafted) != nullptr;
+  decisions.grants.push_back(row.grant);
+}
+
 void DraftPlanner::AfterUpdates(absl::Span<const SequenceUpdate> updates, FindSequence find,
                                 const StepCostModel& decode_cost, int num_running, TimePoint now,
                                 DraftDecisions& decisions) {
@@ -396,12 +401,12 @@ void DraftPlanner::AfterUpdates(absl::Span<const SequenceUpdate> updates, FindSe
       continue;
     }
     DecideFixed(row, num_fixed, find, now, decisions);
-    decisions.grants.push_back(row.grant);
+    Grant(row, decisions);
   }
   if (!automatic.empty()) {
     DecideAuto(automatic, std::max(0, num_running - static_cast<int>(automatic.size())), decode_cost, find, now,
                decisions);
-    for (const Row& row : automatic) decisions.grants.push_back(row.grant);
+    for (Row& row : automatic) Grant(row, decisions);
   }
   for (DraftSourceId id = 0; id < static_cast<DraftSourceId>(sources_.size()); ++id) {
     Source* source = sources_[id].get();

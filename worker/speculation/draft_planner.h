@@ -14,6 +14,9 @@
 // A source that runs ahead is told of every commit, also while a draft is left, so that the next one is there before it
 // is needed; for that nobody waits.
 //
+// A grant says whether a worker drafts for the sequence: then results are told before the next step is planned, since
+// an answer to what lies a step back would come too late again and again.
+//
 // Only a source that is caught up and answers in time is waited for; every sequence of a turn that waits asks for the
 // same number of tokens, so that drafts come together and steps stay whole.
 //
@@ -120,6 +123,7 @@ class DraftPlanner {
   void DecideFixed(Row& row, int num_sequences, FindSequence find, TimePoint now, DraftDecisions& decisions);
   void DecideAuto(std::vector<Row>& rows, int num_other_rows, const StepCostModel& decode_cost, FindSequence find,
                   TimePoint now, DraftDecisions& decisions);
+  void Grant(Row& row, DraftDecisions& decisions);
   bool Ask(Row& row, DraftSourceId source, int lookahead, int num_sequences, TimePoint now);
   void Take(DraftSourceId source, FindSequence find, TimePoint now, DraftDecisions& decisions);
 

@@ -136,6 +136,18 @@ TEST_F(DraftPlannerTest, ADraftThatIsStillGoodIsUsedBeforeAnotherIsAsked) {
   EXPECT_EQ(Said(), Words{});
 }
 
+TEST_F(DraftPlannerTest, SaysOfEachGrantWhetherAWorkerDraftsForIt) {
+  Plan(4);
+  EXPECT_TRUE(Update({.started = true}, 0).by_worker) << "it reads, so that it can";
+  Say({{SequenceId(1), 1, {3, {9, 9}}}}, 5);
+  EXPECT_TRUE(Update({.tokens = {5}}, 10).by_worker);
+  EXPECT_TRUE(Update({.tokens = {6}}, 11).by_worker) << "it owes an answer";
+  source_.connected = 0;
+  EXPECT_FALSE(Update({.tokens = {7}}, 12).by_worker) << "it is gone";
+  Plan(0);
+  EXPECT_FALSE(Update({.tokens = {8}}, 13).by_worker);
+}
+
 TEST_F(DraftPlannerTest, NeverDraftsBeyondMaxTokens) {
   Plan(8);
   Update({.started = true}, 0);

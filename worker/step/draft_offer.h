@@ -16,6 +16,9 @@ struct DraftGrant {
   int lookahead = 0;       // [0, kMaxLookahead]; 0: none
   TimePoint wait_until{};  // the sequence is not planned before then unless a usable draft is there; past: no wait
   TimePoint expected{};    // when the draft is thought to be there; zero: not known
+  // A draft worker drafts for the sequence or reads so that it can: it is asked after each result, and its answer is of
+  // use only if no further step was planned by then.
+  bool by_worker = false;
 };
 
 struct DraftOffer {

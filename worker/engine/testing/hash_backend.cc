@@ -139,6 +139,7 @@ absl::StatusOr<StepResult> HashBackend::Collect() {
   if (results_.empty()) return absl::InternalError("no step is out");
   StepResult result = std::move(results_.front());
   results_.pop_front();
+  if (on_collect) on_collect(result);
   return result;
 }
 

@@ -46,6 +46,8 @@ class HashBackend final : public StepBackend {
 
   // Called with each plan before it runs; an error is returned by Submit.
   std::function<absl::Status(const StepPlan&)> on_submit;
+  // Called with each result before it is collected.
+  std::function<void(const StepResult&)> on_collect;
 
   int num_sequences() const { return static_cast<int>(mirrors_.size()); }
   int64_t num_steps() const { return num_steps_; }
