@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +19,7 @@
 #include "base/termination.h"
 #include "text/tokenizer_definition.h"  // Fingerprint
 #include "tracing/start_tracing.h"
+#include "worker/engine/step_thread.h"
 #include "worker/engine/target_engine.h"
 #include "worker/group/end_of_epoch.h"
 #include "worker/group/rank_metrics.h"
@@ -261,9 +263,14 @@ absl::Status RunLeader(const v1::TargetConfig& config, const LinkSecurity& links
       const std::unique_ptr<ModelRunner> runner,
       model->CreateRunner(MakeRunnerOptions(config, *model, &group->communicator(), group->num_kv_blocks())));
   GroupBackend backend(*runner, group->communicator(), &progress);
+  // A GPU computes while the processor plans; a rank on processors needs them for its steps.
+  std::optional<StepThread> step_thread;
+  if (model->device() == Device::kCuda) step_thread.emplace(backend);
   ASSIGN_OR_RETURN(TargetEngine::Options engine_options, MakeEngineOptions(config, *model, group->num_kv_blocks()));
   engine_options.tracer = tracer.get();
-  TargetEngine engine(engine_options, inbox, backend, clock, engine_metrics);
+  TargetEngine engine(engine_options, inbox,
+                      step_thread.has_value() ? static_cast<StepBackend&>(*step_thread) : backend, clock,
+                      engine_metrics);
   DraftConnections draft_connections({.security = &links,
                                       .target_id = config.group_id(),
                                       .incarnation = incarnation,
@@ -336,7 +343,7 @@ absl::Status RunLeader(const v1::TargetConfig& config, const LinkSecurity& links
   absl::Status stopped = status;
   if (stopped.ok()) {
     group->ExpectEnd();
-    stopped = backend.Stop();
+    stopped = backend.Stop();  // no step is out: Run collected them
   }
   drain.Disarm();
   registration.reset();

@@ -1,6 +1,7 @@
 // The exactness matrix: output ids are a pure function of model, prompt, parameters and seed. Every cell changes only
-// what must not matter - who drafts, how far ahead, the company in the batch, chunking, prefix hits, preemption - and
-// has to give the ids of a plain run, one request after the other. Planted faults prove that it would notice.
+// what must not matter - who drafts, how far ahead, the company in the batch, chunking, prefix hits, preemption,
+// whether a step is planned before the one before has ended - and has to give the ids of a plain run, one request after
+// the other. Planted faults prove that it would notice.
 
 #include <gtest/gtest.h>
 
@@ -111,15 +112,16 @@ struct Cell {
   bool prefix_cache;
   bool scarce_kv;     // few blocks: sequences are preempted
   bool small_chunks;  // prompts are computed a few tokens a step
+  bool ahead;         // steps are planned while the one before runs
 };
 
 std::string Name(const Cell& cell) {
   return cell.drafter + " K=" + std::to_string(cell.lookahead) + (cell.busy ? " busy" : " alone") +
          (cell.prefix_cache ? " prefix-cache" : "") + (cell.scarce_kv ? " scarce-kv" : "") +
-         (cell.small_chunks ? " small-chunks" : "");
+         (cell.small_chunks ? " small-chunks" : "") + (cell.ahead ? " ahead" : "");
 }
 
-// The full product of drafter and K; the four other dimensions vary so that each pair of values meets.
+// The full product of drafter and K; the five other dimensions vary so that each pair of values meets.
 std::vector<Cell> Cells() {
   std::vector<Cell> cells;
   int index = 0;
@@ -128,12 +130,15 @@ std::vector<Cell> Cells() {
       if (std::string(drafter) == "off" && lookahead > 1) continue;
       for (int half = 0; half < 2; ++half, ++index) {
         const unsigned bits = static_cast<unsigned>(index * 5 + half * 10);
-        cells.push_back({drafter, lookahead, half == 0, (bits & 1) != 0, (bits & 2) != 0, (bits & 4) != 0});
+        cells.push_back(
+            {drafter, lookahead, half == 0, (bits & 1) != 0, (bits & 2) != 0, (bits & 4) != 0, (bits & 8) != 0});
       }
     }
   }
-  cells.push_back({"off", 0, true, true, true, true});
-  cells.push_back({"off", 0, true, false, false, false});
+  cells.push_back({"off", 0, true, true, true, true, false});
+  cells.push_back({"off", 0, true, true, true, true, true});
+  cells.push_back({"off", 0, true, false, false, false, false});
+  cells.push_back({"off", 0, true, false, false, false, true});
   return cells;
 }
 
@@ -153,6 +158,7 @@ class Matrix {
     GroupSettings settings;
     settings.fault = fault;
     settings.lookahead = cell.drafter == "off" ? 0 : cell.lookahead;
+    settings.ahead = cell.ahead;
     settings.ngram_draft = cell.drafter == "ngram";
     settings.prefix_cache = cell.prefix_cache;
     settings.num_blocks = cell.scarce_kv ? 14 : 256;
@@ -219,7 +225,7 @@ void Exactness::ExpectExact(const std::string& target_path) {
   const RankedModel draft = LoadRanked(DraftPath(), 1);
   const Matrix matrix(target, *draft.ranks[0]);
   int num_runs = 0;
-  int64_t rounds = 0, accepted = 0, preemptions = 0, cached = 0;
+  int64_t rounds = 0, accepted = 0, preemptions = 0, cached = 0, ahead = 0;
   for (const Sampling& sampling : kSamplings) {
     const auto requests = Requests(sampling, target.ranks[0]->config().vocab_size, seed);
     const GroupOutcome plain = matrix.Plain(requests);
@@ -244,15 +250,20 @@ void Exactness::ExpectExact(const std::string& target_path) {
       accepted += outcome.total.accepted_tokens;
       preemptions += outcome.stats.num_preemptions;
       cached += outcome.total.cached_tokens;
+      ahead += outcome.stats.num_steps_ahead;
+      EXPECT_TRUE(cell.ahead || outcome.stats.num_steps_ahead == 0) << Name(cell);
     }
   }
-  std::printf("%d runs of 5 requests: %ld rounds, %ld draft tokens accepted, %ld preemptions, %ld cached tokens\n",
-              num_runs, rounds, accepted, preemptions, cached);
+  std::printf(
+      "%d runs of 5 requests: %ld rounds, %ld draft tokens accepted, %ld preemptions, %ld cached tokens, "
+      "%ld steps planned ahead\n",
+      num_runs, rounds, accepted, preemptions, cached, ahead);
   // Each dimension did take effect.
   EXPECT_GT(rounds, 0);
   EXPECT_GT(accepted, 0);
   EXPECT_GT(preemptions, 0);
   EXPECT_GT(cached, 0);
+  EXPECT_GT(ahead, 0);
 }
 
 TEST_P(Exactness, IdsDependOnNothingThatMustNotMatter) {

@@ -2,11 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <thread>
 #include <utility>
 #include <variant>
 
 #include "base/metrics.h"
+#include "worker/engine/step_thread.h"
 #include "worker/group/step_broadcast.h"
 #include "worker/model/testing/test_device.h"
 #include "worker/parallel/loopback_communicator.h"
@@ -56,6 +58,9 @@ GroupOutcome RunGroup(const RankedModel& model, const GroupSettings& settings, c
   outcome.ids.resize(requests.size());
   {
     GroupBackend backend(*runners[0], *communicators[0]);
+    std::optional<StepThread> step_thread;
+    if (settings.ahead) step_thread.emplace(backend);
+    StepBackend& outermost = settings.ahead ? static_cast<StepBackend&>(*step_thread) : backend;
     SystemClock clock;
     MetricsRegistry registry;
     EngineMetrics metrics(registry);
@@ -70,7 +75,7 @@ GroupOutcome RunGroup(const RankedModel& model, const GroupSettings& settings, c
     options.drafts = {.vocab_size = options.scheduler.vocab_size, .lookahead = settings.lookahead};
     options.ngram_draft = settings.ngram_draft;
     Inbox inbox(/*max_waiting_lanes=*/1024);
-    TargetEngine engine(options, inbox, backend, clock, metrics);
+    TargetEngine engine(options, inbox, outermost, clock, metrics);
     if (source != nullptr) {
       EXPECT_TRUE(inbox.Post(AttachSourceEvent{"test", std::move(source)}).ok());
     }
@@ -112,6 +117,8 @@ GroupOutcome RunGroup(const RankedModel& model, const GroupSettings& settings, c
       }
       if (!*busy && events.empty() && num_live > 0) inbox.WaitUntil(engine.NextDeadline());
     }
+    // What is still out: ends that ranks are told of, rows planned ahead of the last tokens.
+    for (absl::StatusOr<bool> busy = true; busy.ok() && *busy;) busy = engine.RunTurn();
     EXPECT_EQ(engine.load().kv_used_ratio, 0);
     outcome.stats = engine.scheduler().stats();
     EXPECT_TRUE(backend.Stop().ok());

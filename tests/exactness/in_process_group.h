@@ -27,6 +27,7 @@ struct GroupSettings {
   int block_size = 16;
   int max_step_tokens = 256;
   int max_sequences = 16;
+  bool ahead = false;  // the leader's steps run on a thread, so that the next one is planned beside them
   PlantedFault fault = PlantedFault::kNone;
   // Called after each turn with the number of turns so far; may post to the inbox, as to lose a source.
   std::function<void(TargetEngine&, int)> after_turn;
