@@ -38,19 +38,10 @@ __global__ void __launch_bounds__(256) RopeAppend(const DeviceRopeAppendArgs arg
   __half* const v_storage = static_cast<__half*>(args.v_storage);
   const auto value = [&](int index) { return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(qkv)[index]); };
   if (i < (num_rope_heads + num_kv_heads) * num_pairs) {
-    // The pair's two elements within the head.
-    int first = 2 * pair, second = 2 * pair + 1;
-    if (!args.interleaved && pair < num_turned) {
-      first = pair;
-      second = pair + num_turned;
-    }
-    float a = value(head * head_dim + first), b = value(head * head_dim + second);
-    if (is_turned) {
-      const float turned = a * c - b * s;
-      b = a * s + b * c;
-      a = turned;
-    }
-    const __half a16 = __float2half_rn(ClampF16(a)), b16 = __float2half_rn(ClampF16(b));
+    const auto [first, second] = device::ElementsOfPair(pair, num_turned, args.interleaved);
+    float2 v = make_float2(value(head * head_dim + first), value(head * head_dim + second));
+    if (is_turned) v = device::Turned(v, make_float2(c, s));
+    const __half a16 = __float2half_rn(ClampF16(v.x)), b16 = __float2half_rn(ClampF16(v.y));
     if (head < args.num_heads) {
       reinterpret_cast<__half*>(qkv)[head * head_dim + first] = a16;
       reinterpret_cast<__half*>(qkv)[head * head_dim + second] = b16;
@@ -81,17 +72,24 @@ int64_t DeviceAttentionWorkspaceBytes(const DeviceKvLayout& layout, int64_t num_
   return num_partials_max * (partial_bytes + static_cast<int64_t>(sizeof(int32_t)));
 }
 
-KernelError DeviceRopeAppend(const DeviceRopeAppendArgs& args, Stream stream) {
+namespace {
+
+KernelError CheckRope(const DeviceRopeAppendArgs& args) {
   if (args.layout.Check() != KernelError::kOk || args.num_rows < 0 || args.num_heads < 0 || args.rotary_dim % 2 != 0 ||
       args.rotary_dim > args.layout.head_dim ||
       args.qkv_stride < int64_t{args.num_heads + 2 * args.layout.num_kv_heads} * args.layout.head_dim) {
     return KernelError::kInvalidShape;
   }
-  if (args.num_rows == 0) return KernelError::kOk;
-  if (args.qkv == nullptr || args.positions == nullptr || args.kv_slots == nullptr || args.k_storage == nullptr ||
-      args.v_storage == nullptr) {
-    return KernelError::kNullPointer;
-  }
+  const bool missing = args.qkv == nullptr || args.positions == nullptr || args.kv_slots == nullptr ||
+                       args.k_storage == nullptr || args.v_storage == nullptr;
+  return missing && args.num_rows > 0 ? KernelError::kNullPointer : KernelError::kOk;
+}
+
+}  // namespace
+
+KernelError DeviceRopeAppend(const DeviceRopeAppendArgs& args, Stream stream) {
+  const KernelError error = CheckRope(args);
+  if (error != KernelError::kOk || args.num_rows == 0) return error;
   const int num_pairs = (args.num_heads + 2 * args.layout.num_kv_heads) * args.layout.head_dim / 2;
   return Launch(RopeAppend,
                 {.grid = dim3(static_cast<unsigned>(args.num_rows), static_cast<unsigned>((num_pairs + 255) / 256)),
@@ -99,7 +97,9 @@ KernelError DeviceRopeAppend(const DeviceRopeAppendArgs& args, Stream stream) {
                 stream, args);
 }
 
-KernelError DeviceAttention(const DeviceAttentionArgs& args, Stream stream) {
+namespace {
+
+KernelError Attend(const DeviceAttentionArgs& args, const DeviceRopeAppendArgs* rope, Stream stream) {
   if (args.layout.Check() != KernelError::kOk || args.num_heads < 1 || args.num_heads % args.layout.num_kv_heads != 0 ||
       args.sliding_window < 0) {
     return KernelError::kInvalidShape;
@@ -126,16 +126,37 @@ KernelError DeviceAttention(const DeviceAttentionArgs& args, Stream stream) {
   view.partial_sums =
       reinterpret_cast<float2*>(view.partial_values + args.num_partials_max * 16 * args.layout.head_dim);
   view.arrivals = reinterpret_cast<int32_t*>(view.partial_sums + args.num_partials_max * 16);
+  if (rope != nullptr) {
+    view.rope = {.kv_slots = rope->kv_slots,
+                 .cos_sin = rope->cos_sin,
+                 .rotary_dim = rope->rotary_dim,
+                 .interleaved = rope->interleaved,
+                 .k_storage = static_cast<__half*>(rope->k_storage),
+                 .v_storage = static_cast<__half*>(rope->v_storage)};
+  }
   const DeviceAttentionPlan& plan = *args.plan;
   if (plan.num_narrow() > 0) {
     const KernelError error = plan.kernel() == DeviceAttentionPlan::Kernel::kBlocks
-                                  ? device::LaunchAttentionBlocks(args, view, stream)
+                                  ? device::LaunchAttentionBlocks(args, view, rope != nullptr, stream)
                                   : device::LaunchAttentionWarps(args, view, stream);
     if (error != KernelError::kOk) return error;
   }
   if (static_cast<size_t>(plan.num_narrow()) == plan.tiles().size()) return KernelError::kOk;
   view.tiles += plan.num_narrow();
   return device::LaunchAttentionPrompts(args, view, stream);
+}
+
+}  // namespace
+
+KernelError DeviceAttention(const DeviceAttentionArgs& args, Stream stream) { return Attend(args, nullptr, stream); }
+
+KernelError DeviceRopeAppendAttend(const DeviceRopeAppendArgs& rope, const DeviceAttentionArgs& args, Stream stream) {
+  if (args.plan->whole_spans() && args.plan->num_rows() == rope.num_rows) {
+    const KernelError error = CheckRope(rope);
+    return error != KernelError::kOk ? error : Attend(args, &rope, stream);
+  }
+  const KernelError error = DeviceRopeAppend(rope, stream);
+  return error != KernelError::kOk ? error : DeviceAttention(args, stream);
 }
 
 }  // namespace outrider::kernels

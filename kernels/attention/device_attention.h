@@ -1,6 +1,6 @@
 // Keys, values and attention on a GPU: the same operations as append_kv.h and paged_attention.h, in F16 storage.
 //
-// RopeAppend turns q and k by their positions and writes k and v into their slots, one kernel. DeviceAttention is
+// RopeAppend turns q and k by their positions and writes k and v into their slots. DeviceAttention is
 // attention of ragged spans over the paged storage: decode, verify and prompt chunks are the same thing.
 //
 // Order of every sum: a score adds over head_dim ascending, 16 at a time in the tensor cores; positions are cut at
@@ -91,5 +91,10 @@ struct DeviceAttentionArgs {
 };
 // kInvalidShape: bad layout, heads that do not divide, a negative window.
 KernelError DeviceAttention(const DeviceAttentionArgs& args, Stream stream);
+
+// DeviceRopeAppend and then DeviceAttention of the same rows, to the bit; one kernel for few spans of few rows
+// (DeviceAttentionPlan::whole_spans), which then leaves q as it was. REQUIRES: args.q is rope.qkv, the rows of the
+// plan's spans are 0 to rope.num_rows - 1 and their positions those of rope.positions; layouts and storage are equal.
+KernelError DeviceRopeAppendAttend(const DeviceRopeAppendArgs& rope, const DeviceAttentionArgs& args, Stream stream);
 
 }  // namespace outrider::kernels

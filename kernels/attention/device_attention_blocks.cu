@@ -1,5 +1,7 @@
 // Attention where there are few tiles, to be done soonest: a block takes one range of a tile for a KV head, asks for
 // all of its keys and values at once and computes with eight warps; the last of a tile's blocks to end merges them.
+// Where tiles are whole spans, blocks turn q and k themselves and store the span's own keys and values: there is no
+// kernel between the product and this one.
 #include "kernels/attention/device_attention_shared.cuh"
 #include "kernels/common/cuda_launch.h"
 
@@ -14,14 +16,104 @@ template <int kHeadDim>
 struct BlockShape {
   static constexpr int kStorageBytes = kRange * kHeadDim * 2;  // keys, or values
   static constexpr int kScoreBytes = 16 * kScoreStride * 4;
+  static constexpr int kTurnedStride = kHeadDim + 8;  // F16; rows begin in different banks
+  static_assert(16 * kTurnedStride * 2 <= kScoreBytes);
   static constexpr int kBytes = 2 * kStorageBytes + kScoreBytes + 16 * 8 + 16;
   static constexpr int kSteps = kHeadDim / 16;        // of K in a score
   static constexpr int kValueColumns = kHeadDim / 8;  // groups of 8 columns of values
   static constexpr int kColumnsAWarp = (kValueColumns + kWarps - 1) / kWarps;
 };
 
-// grid: (tiles, KV heads, ranges).
+// Turns q, k and v of a tile's rows, a pair of elements a thread and turn: q into `q` (pairs of row and head
+// kTurnedStride apart), k and v of positions in the range from `range_begin` into their places there and in storage.
+// Waits for the kernels ahead after it has read what does not depend on them.
 template <int kHeadDim>
+__device__ __forceinline__ void TurnAndAppend(const TileView& tile, int range_begin, __half* q, uint8_t* keys,
+                                              uint8_t* values) {
+  constexpr int kPairs = kHeadDim / 2;  // of elements
+  constexpr int kEarly = 2;
+  const AttentionView& view = tile.view;
+  const int num_turned = view.rope.rotary_dim / 2;
+  const int heads_a_row = view.group + 2, num_rows = tile.tile.num_pairs / view.group;
+  const int num_items = num_rows * heads_a_row * kPairs;
+  // What an item needs that depends on no earlier kernel.
+  struct Inputs {
+    float2 cos_sin;
+    int kv_slot;
+    int64_t block;
+  };
+  const auto is_turned = [&](int item) {
+    return item / kPairs % heads_a_row <= view.group && item % kPairs < num_turned;
+  };
+  const auto inputs_of = [&](int item) {
+    const int row = item / kPairs / heads_a_row, position = tile.tile.first_position + row;
+    Inputs inputs{};
+    if (is_turned(item)) {
+      const float* const of = view.rope.cos_sin + static_cast<int64_t>(position) * view.rope.rotary_dim + item % kPairs;
+      inputs.cos_sin = make_float2(of[0], of[num_turned]);
+    }
+    if (item / kPairs % heads_a_row >= view.group) {
+      inputs.kv_slot = LoadInput(view.rope.kv_slots + tile.tile.first_row + row);
+      inputs.block =
+          LoadInput(view.block_tables + tile.tile.block_table + (position >> ExponentOf(view.layout.block_size)));
+    }
+    return inputs;
+  };
+  const auto turn = [&](int item, const Inputs& inputs) {
+    const int pair = item % kPairs, head = item / kPairs % heads_a_row, row = item / kPairs / heads_a_row;
+    const bool is_q = head < view.group, is_key = head == view.group;
+    const int position = tile.tile.first_position + row, in_range = position - range_begin;
+    if (!is_q && (in_range < 0 || in_range >= kRange)) return;
+    const auto [first, second] = ElementsOfPair(pair, num_turned, view.rope.interleaved);
+    const int head_of_row = is_q     ? tile.kv_head * view.group + head
+                            : is_key ? view.num_heads + tile.kv_head
+                                     : view.num_heads + view.layout.num_kv_heads + tile.kv_head;
+    const __nv_bfloat16* const from = reinterpret_cast<const __nv_bfloat16*>(view.q) +
+                                      (tile.tile.first_row + row) * view.q_stride +
+                                      static_cast<int64_t>(head_of_row) * kHeadDim;
+    float2 v = make_float2(__bfloat162float(from[first]), __bfloat162float(from[second]));
+    if (is_turned(item)) v = Turned(v, inputs.cos_sin);
+    __half a = __float2half_rn(ClampF16(v.x)), b = __float2half_rn(ClampF16(v.y));
+    if (is_q) {
+      __half* const to = q + (row * view.group + head) * BlockShape<kHeadDim>::kTurnedStride;
+      to[first] = a;
+      to[second] = b;
+      return;
+    }
+    const int slot = position & (view.layout.block_size - 1);
+    __half* const stored =
+        (is_key ? view.rope.k_storage : view.rope.v_storage) + view.layout.slot(inputs.block, tile.kv_head, slot);
+    if (inputs.kv_slot >= 0) {
+      stored[view.layout.place(slot, first)] = a;
+      stored[view.layout.place(slot, second)] = b;
+    } else {  // not to be written: what is there counts
+      a = stored[view.layout.place(slot, first)];
+      b = stored[view.layout.place(slot, second)];
+    }
+    uint8_t* const rows = is_key ? keys : values;
+    const auto place = [&](int i) {
+      return reinterpret_cast<__half*>(rows + PieceOffset<kHeadDim>(in_range, i / 8)) + i % 8;
+    };
+    *place(first) = a;
+    *place(second) = b;
+  };
+  Inputs inputs[kEarly];
+#pragma unroll
+  for (int n = 0; n < kEarly; ++n) {
+    const int item = threadIdx.x + n * kThreads;
+    if (item < num_items) inputs[n] = inputs_of(item);
+  }
+  WaitForEarlierKernels();
+#pragma unroll
+  for (int n = 0; n < kEarly; ++n) {
+    const int item = threadIdx.x + n * kThreads;
+    if (item < num_items) turn(item, inputs[n]);
+  }
+  for (int item = threadIdx.x + kEarly * kThreads; item < num_items; item += kThreads) turn(item, inputs_of(item));
+}
+
+// grid: (tiles, KV heads, ranges).
+template <int kHeadDim, bool kTurns>
 __global__ void __launch_bounds__(kThreads, 1) AttentionBlock(const AttentionView view) {
   using Shape = BlockShape<kHeadDim>;
   extern __shared__ __align__(128) uint8_t shared[];
@@ -31,6 +123,7 @@ __global__ void __launch_bounds__(kThreads, 1) AttentionBlock(const AttentionVie
   float2* const range_sums = reinterpret_cast<float2*>(values + Shape::kStorageBytes + Shape::kScoreBytes);
 
   const uint32_t keys_full = SharedAddress(range_sums + 16), values_full = keys_full + 8;
+  __half* const turned_q = reinterpret_cast<__half*>(scores);  // kTurns: [pair][kTurnedStride], before there are scores
 
   LetLaterKernelsStart();
   // The step's inputs are there since before its first kernel, keys and values of positions before the span's for
@@ -44,39 +137,55 @@ __global__ void __launch_bounds__(kThreads, 1) AttentionBlock(const AttentionVie
   if (range < oldest_range || range >= num_ranges) return;
   const int num_positions = min(kRange, last_position + 1 - range * kRange);
   const int num_steps = (num_positions + 15) / 16;  // of 16 positions, which lie in one block of storage
+  // Those that come from storage: with kTurns all but the span's own.
+  const int num_stored =
+      kTurns ? min(max(tile.tile.first_position - range * kRange, 0), num_positions) : num_steps * 16;
 
   if (warp == 0) {
     // Lane i copies the keys of step i, lane 16 + i the values.
-    constexpr int kStepBytes = 16 * kHeadDim * 2;
+    constexpr int kRowBytes = kHeadDim * 2;
     if (lane == 0) {
       InitBarrier(keys_full, 1);
       InitBarrier(values_full, 1);
       FenceBarrierInit();
-      ArriveExpecting(keys_full, num_steps * kStepBytes);
-      ArriveExpecting(values_full, num_steps * kStepBytes);
+      ArriveExpecting(keys_full, num_stored * kRowBytes);
+      ArriveExpecting(values_full, num_stored * kRowBytes);
     }
     __syncwarp();
     const int step = lane % 16, position = range * kRange + step * 16;
-    const bool is_keys = lane < 16, is_old = position + 16 <= tile.tile.first_position;
+    const int num_rows = min(num_stored - step * 16, 16);
+    const bool is_keys = lane < 16, is_old = kTurns || position + 16 <= tile.tile.first_position;
     const int shift = ExponentOf(view.layout.block_size);
     const auto copy = [&] {
       const int64_t block = LoadInput(view.block_tables + tile.tile.block_table + (position >> shift));
-      CopyBulk(SharedAddress(is_keys ? keys : values) + step * kStepBytes,
+      CopyBulk(SharedAddress(is_keys ? keys : values) + step * 16 * kRowBytes,
                (is_keys ? view.k_storage : view.v_storage) +
                    view.layout.slot(block, tile.kv_head, position & (view.layout.block_size - 1)),
-               kStepBytes, is_keys ? keys_full : values_full);
+               num_rows * kRowBytes, is_keys ? keys_full : values_full);
     };
-    if (step < num_steps && is_old) copy();
-    WaitForEarlierKernels();
-    if (step < num_steps && !is_old) copy();
+    if (num_rows > 0 && is_old) copy();
+    if constexpr (!kTurns) {
+      WaitForEarlierKernels();
+      if (num_rows > 0 && !is_old) copy();
+    }
   }
-  __syncthreads();
-  WaitForEarlierKernels();
+  if constexpr (kTurns) {
+    TurnAndAppend<kHeadDim>(tile, range * kRange, turned_q, keys, values);
+    __syncthreads();
+  } else {
+    __syncthreads();
+    WaitForEarlierKernels();
+  }
 
   uint32_t q[Shape::kSteps][4];
   {
     const auto load_q = [&](int pair, int column) -> uint32_t {
-      return pair < num_pairs ? *reinterpret_cast<const uint32_t*>(tile.q_of(pair, kHeadDim) + column) : 0;
+      if (pair >= num_pairs) return 0;
+      if constexpr (kTurns) {
+        return *reinterpret_cast<const uint32_t*>(turned_q + pair * Shape::kTurnedStride + column);
+      } else {
+        return *reinterpret_cast<const uint32_t*>(tile.q_of(pair, kHeadDim) + column);
+      }
     };
 #pragma unroll
     for (int step = 0; step < Shape::kSteps; ++step) {
@@ -86,6 +195,7 @@ __global__ void __launch_bounds__(kThreads, 1) AttentionBlock(const AttentionVie
       q[step][3] = load_q(g + 8, step * 16 + t * 2 + 8);
     }
   }
+  if constexpr (kTurns) __syncthreads();  // scores take the place of q
   WaitBarrier(keys_full, 0);
 
   // scores = q k^T: groups of 8 positions, four a warp; those beyond the last hold what memory held and weigh nothing.
@@ -164,10 +274,10 @@ __global__ void __launch_bounds__(kThreads, 1) AttentionBlock(const AttentionVie
   MergePartials<kHeadDim>(tile, oldest_range, num_ranges, /*barrier=*/0, kThreads);
 }
 
-template <int kHeadDim>
+template <int kHeadDim, bool kTurns>
 KernelError LaunchHeadDim(const DeviceAttentionArgs& args, const AttentionView& view, Stream stream) {
   return Launch(
-      AttentionBlock<kHeadDim>,
+      AttentionBlock<kHeadDim, kTurns>,
       {.grid = dim3(static_cast<unsigned>(args.plan->num_narrow()), static_cast<unsigned>(args.layout.num_kv_heads),
                     static_cast<unsigned>(args.plan->num_splits())),
        .block = kThreads,
@@ -177,8 +287,12 @@ KernelError LaunchHeadDim(const DeviceAttentionArgs& args, const AttentionView& 
 
 }  // namespace
 
-KernelError LaunchAttentionBlocks(const DeviceAttentionArgs& args, const AttentionView& view, Stream stream) {
-  return ForHeadDim(args.layout.head_dim, [&]<int kHeadDim>() { return LaunchHeadDim<kHeadDim>(args, view, stream); });
+KernelError LaunchAttentionBlocks(const DeviceAttentionArgs& args, const AttentionView& view, bool turns,
+                                  Stream stream) {
+  return ForHeadDim(args.layout.head_dim, [&]<int kHeadDim>() {
+    return turns ? LaunchHeadDim<kHeadDim, true>(args, view, stream)
+                 : LaunchHeadDim<kHeadDim, false>(args, view, stream);
+  });
 }
 
 }  // namespace outrider::kernels::device

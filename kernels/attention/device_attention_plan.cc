@@ -22,6 +22,7 @@ void DeviceAttentionPlan::Make(std::span<const AttentionSpan> spans, std::span<c
   int64_t num_partials = 0, num_wide_partials = 0;
   int num_ranges_max = 1, num_wide_ranges_max = 1;
   narrow_pairs_max_ = 0;
+  num_rows_ = 0;
   // Up to kHalfWidePairs pairs are sooner done in narrow tiles while all their ranges run at once.
   int64_t num_middle_blocks = 0;
   for (const AttentionSpan& span : spans) {
@@ -33,6 +34,7 @@ void DeviceAttentionPlan::Make(std::span<const AttentionSpan> spans, std::span<c
   const int narrow_span_max = num_middle_blocks <= num_multiprocessors ? kHalfWidePairs : kNarrowPairs;
   for (size_t i = 0; i < spans.size(); ++i) {
     const AttentionSpan& span = spans[i];
+    num_rows_ += span.num_rows;
     const int num_pairs = span.num_rows * group;
     const bool wide = num_pairs > narrow_span_max;
     const int pairs_a_tile = num_pairs > kWidePairsMin ? kWidePairs : wide ? kHalfWidePairs : kNarrowPairs;
@@ -64,6 +66,7 @@ void DeviceAttentionPlan::Make(std::span<const AttentionSpan> spans, std::span<c
   const bool split = can_split && (blocks || num_tiles <= kSplitTilesMax);
   kernel_ = blocks ? Kernel::kBlocks : !split && num_tiles <= kDeepTilesMax ? Kernel::kDeepWarps : Kernel::kWarps;
   num_splits_ = split ? num_ranges_max : 1;
+  whole_spans_ = blocks && wide_.empty() && tiles_.size() == spans.size();
   const bool split_wide = (num_partials + num_wide_partials) * num_kv_heads <= num_partials_max &&
                           static_cast<int64_t>(wide_.size()) * num_kv_heads < num_multiprocessors;
   num_wide_splits_ = split_wide ? num_wide_ranges_max : 1;

@@ -48,10 +48,13 @@ class DeviceAttentionPlan {
   int num_splits() const { return num_splits_; }
   int num_wide_splits() const { return num_wide_splits_; }
   int narrow_pairs_max() const { return narrow_pairs_max_; }
+  int num_rows() const { return num_rows_; }  // of all spans
+  // Every span is one tile that blocks compute: a block has all rows of its span, so it can turn and append them too.
+  bool whole_spans() const { return whole_spans_; }
   // Plans of equal grids and equal keys launch the same kernels.
   int32_t key() const {
     return num_wide_splits_ << 16 | num_splits_ << 3 | static_cast<int32_t>(kernel_) << 1 |
-           (narrow_pairs_max_ <= kNarrowPairs / 2 ? 1 : 0);
+           (narrow_pairs_max_ <= kNarrowPairs / 2 ? 1 : 0) | (whole_spans_ ? 1 << 30 : 0);
   }
 
  private:
@@ -59,6 +62,8 @@ class DeviceAttentionPlan {
   int num_narrow_ = 0;
   int num_splits_ = 1, num_wide_splits_ = 1;
   int narrow_pairs_max_ = 0;
+  int num_rows_ = 0;
+  bool whole_spans_ = false;
   Kernel kernel_ = Kernel::kWarps;
 };
 

@@ -178,6 +178,38 @@ TEST(DeviceAttentionPlan, FewTilesAreBlocksAndManyAreWarps) {
   EXPECT_EQ(kernel_of(256), Kernel::kWarps);
 }
 
+TEST(DeviceAttentionPlan, SpansAreWholeWhereABlockHasAllTheirRows) {
+  const auto make = [](const Step& step) {
+    DeviceAttentionPlan plan;
+    plan.Make(step.spans, step.offsets, step.num_heads, step.num_kv_heads, kMultiprocessors, step.num_partials_max);
+    return plan;
+  };
+  Step step;
+  step.Add(1049, 1);
+  step.Add(0, 4);
+  DeviceAttentionPlan plan = make(step);
+  EXPECT_TRUE(plan.whole_spans());
+  EXPECT_EQ(plan.num_rows(), 5);
+  const int32_t key = plan.key();
+
+  // As many rows and tiles, but two of them are of one span: other kernels, so another key.
+  Step divided;
+  divided.Add(1049, 5);
+  plan = make(divided);
+  EXPECT_EQ(plan.tiles().size(), 2u);
+  EXPECT_EQ(plan.num_rows(), 5);
+  EXPECT_FALSE(plan.whole_spans());
+  EXPECT_NE(plan.key(), key);
+
+  Step many;  // warps
+  for (int i = 0; i < 64; ++i) many.Add(1000, 1);
+  EXPECT_FALSE(make(many).whole_spans());
+  Step with_prompt;
+  with_prompt.Add(10, 1);
+  with_prompt.Add(0, 300);
+  EXPECT_FALSE(make(with_prompt).whole_spans());
+}
+
 TEST(DeviceAttentionPlan, APlanThatIsMadeAgainRemembersNothing) {
   testing::Random random(testing::TestSeed(62));
   DeviceAttentionPlan reused;

@@ -10,6 +10,15 @@ namespace outrider::kernels::device {
 inline constexpr int kRange = kAttentionRangeSize;
 inline constexpr float kNone = -__builtin_huge_valf();
 
+// What turns q and k, and where k and v of the step go: of kernels that append on the way.
+struct RopeView {
+  const int32_t* kv_slots;
+  const float* cos_sin;
+  int rotary_dim;
+  bool interleaved;
+  __half *k_storage, *v_storage;
+};
+
 // DeviceAttentionArgs as a kernel sees it.
 struct AttentionView {
   const uint16_t* q;
@@ -23,6 +32,7 @@ struct AttentionView {
   const __half *k_storage, *v_storage;
   const DeviceAttentionTile* tiles;
   const int32_t* block_tables;
+  RopeView rope;  // q is as the product left it, k and v are beside it; else all zero
   // Of split tiles: [partial][kv_head][pair 16][head_dim], then maximum and sum [..][pair][2], then arrivals. A range
   // of a tile has a partial for each 16 of its pairs.
   float* partial_values;
@@ -75,6 +85,14 @@ struct TileView {
     return view.out + row_of(pair) * view.out_stride + static_cast<int64_t>(head_of(pair)) * head_dim;
   }
 };
+
+// Which two elements of a head a pair is, and their turning by the pair's cosine and sine.
+__device__ __forceinline__ int2 ElementsOfPair(int pair, int num_turned, bool interleaved) {
+  return !interleaved && pair < num_turned ? make_int2(pair, pair + num_turned) : make_int2(2 * pair, 2 * pair + 1);
+}
+__device__ __forceinline__ float2 Turned(float2 v, float2 cos_sin) {
+  return make_float2(v.x * cos_sin.x - v.y * cos_sin.y, v.x * cos_sin.y + v.y * cos_sin.x);
+}
 
 // The exponent of a power of two.
 __device__ __forceinline__ int ExponentOf(int power_of_two) { return 31 - __clz(power_of_two); }
@@ -264,7 +282,9 @@ KernelError ForHeadDim(int head_dim, Launch launch) {
   return KernelError::kInvalidShape;
 }
 
-KernelError LaunchAttentionBlocks(const DeviceAttentionArgs& args, const AttentionView& view, Stream stream);
+// With `turns`, q and k are turned and k and v stored on the way; REQUIRES: plan->whole_spans().
+KernelError LaunchAttentionBlocks(const DeviceAttentionArgs& args, const AttentionView& view, bool turns,
+                                  Stream stream);
 KernelError LaunchAttentionWarps(const DeviceAttentionArgs& args, const AttentionView& view, Stream stream);
 KernelError LaunchAttentionPrompts(const DeviceAttentionArgs& args, const AttentionView& view, Stream stream);
 

@@ -283,6 +283,131 @@ TEST(DeviceAttention, BitsOfARowDoNotDependOnItsSpanItsNeighboursOrTheSplit) {
   }
 }
 
+// A step of sequences with earlier positions, run by one call or by two.
+struct TurnedCase {
+  Heads heads;
+  std::vector<std::pair<int, int>> spans;  // first position, rows
+  int rotary_dim;
+  bool interleaved;
+  int sliding_window = 0;
+  bool keeps_first_row = false;  // its keys and values are not written
+};
+struct TurnedResult {
+  std::vector<uint16_t> out;
+  std::vector<uint8_t> k, v;
+  bool whole_spans = false;
+};
+TurnedResult TurnAppendAttend(const TurnedCase& c, bool together, uint64_t angles) {
+  const Heads& h = c.heads;
+  std::vector<AttentionSpan> spans;
+  std::vector<int32_t> offsets, table, positions, slots;
+  int num_rows = 0;
+  for (const auto& [first_position, rows] : c.spans) {
+    spans.push_back({.first_row = num_rows, .num_rows = rows, .first_position = first_position});
+    offsets.push_back(static_cast<int32_t>(table.size()));
+    const int num_blocks = (first_position + rows + 15) / 16;
+    for (int b = 0; b < num_blocks; ++b) table.push_back(1 + offsets.back() + (num_blocks - 1 - b));
+    for (int r = 0; r < rows; ++r) {
+      const int position = first_position + r;
+      positions.push_back(position);
+      slots.push_back(table[offsets.back() + position / 16] * 16 + position % 16);
+    }
+    num_rows += rows;
+  }
+  if (c.keeps_first_row) slots[0] = -1;
+  const DeviceKvLayout layout{
+      .num_blocks = static_cast<int>(table.size()) + 2, .num_kv_heads = h.num_kv_heads, .head_dim = h.head_dim};
+  const int64_t elements = layout.bytes() / 2;
+  DeviceBuffer<uint16_t> k(ToF16(RandomTensor(elements, 5, {.num_outliers = 9}))),
+      v(ToF16(RandomTensor(elements, 6, {.num_outliers = 9})));
+  const int64_t q_size = int64_t{h.num_heads} * h.head_dim;
+  const int64_t stride = q_size + 2 * int64_t{h.num_kv_heads} * h.head_dim + 8;
+  const DeviceBuffer<uint16_t> qkv(ToBf16(RandomTensor(num_rows * stride, 7, {.num_outliers = 9})));
+  const DeviceBuffer<float> cos_sin(RandomTensor(1500 * int64_t{c.rotary_dim}, angles, {}));
+  DeviceAttentionPlan plan;
+  plan.Make(spans, offsets, h.num_heads, h.num_kv_heads, kMultiprocessors, kNumPartials);
+  const DeviceBuffer<DeviceAttentionTile> tiles(
+      std::vector<DeviceAttentionTile>(plan.tiles().begin(), plan.tiles().end()));
+  const DeviceBuffer<int32_t> device_table(table), device_positions(positions), device_slots(slots);
+  DeviceBuffer<uint16_t> out(num_rows * q_size);
+  DeviceBuffer<uint8_t> workspace(DeviceAttentionWorkspaceBytes(layout, kNumPartials));
+  workspace.Zero();
+  const DeviceRopeAppendArgs rope{.qkv = qkv.data(),
+                                  .qkv_stride = stride,
+                                  .num_rows = num_rows,
+                                  .num_heads = h.num_heads,
+                                  .positions = device_positions.data(),
+                                  .kv_slots = device_slots.data(),
+                                  .cos_sin = cos_sin.data(),
+                                  .rotary_dim = c.rotary_dim,
+                                  .interleaved = c.interleaved,
+                                  .layout = layout,
+                                  .k_storage = k.data(),
+                                  .v_storage = v.data()};
+  const DeviceAttentionArgs args{.q = qkv.data(),
+                                 .out = out.data(),
+                                 .q_stride = stride,
+                                 .out_stride = q_size,
+                                 .num_heads = h.num_heads,
+                                 .scale = 1.0f / std::sqrt(static_cast<float>(h.head_dim)),
+                                 .sliding_window = c.sliding_window,
+                                 .layout = layout,
+                                 .k_storage = k.data(),
+                                 .v_storage = v.data(),
+                                 .tiles = tiles.data(),
+                                 .block_tables = device_table.data(),
+                                 .plan = &plan,
+                                 .workspace = workspace.data(),
+                                 .num_partials_max = kNumPartials};
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);  // inputs are read early
+  if (together) {
+    EXPECT_EQ(DeviceRopeAppendAttend(rope, args, nullptr), KernelError::kOk);
+  } else {
+    EXPECT_EQ(DeviceRopeAppend(rope, nullptr), KernelError::kOk);
+    EXPECT_EQ(DeviceAttention(args, nullptr), KernelError::kOk);
+  }
+  TurnedResult result{.out = out.Download(), .whole_spans = plan.whole_spans()};
+  const auto bytes = [](const DeviceBuffer<uint16_t>& buffer) {
+    const std::vector<uint16_t> values = buffer.Download();
+    return std::vector<uint8_t>(reinterpret_cast<const uint8_t*>(values.data()),
+                                reinterpret_cast<const uint8_t*>(values.data() + values.size()));
+  };
+  result.k = bytes(k);
+  result.v = bytes(v);
+  return result;
+}
+
+TEST(DeviceRopeAppendAttend, GivesTheBitsOfTurningAndAppendingBefore) {
+  int num_together = 0;
+  for (const TurnedCase& c : {TurnedCase{{32, 8, 128}, {{1049, 1}}, 128, false},
+                              {{32, 8, 64}, {{0, 1}}, 64, true},
+                              {{32, 8, 128}, {{254, 4}}, 128, true},
+                              {{32, 8, 64}, {{511, 1}, {767, 2}}, 64, false},
+                              {{4, 4, 32}, {{40, 9}, {0, 16}}, 16, false},
+                              {{4, 2, 16}, {{250, 8}}, 16, true},
+                              {{32, 8, 128}, {{1000, 3}}, 64, false, 300},
+                              {{32, 8, 128}, {{700, 2}}, 128, false, 0, true},
+                              {{17, 1, 64}, {{20, 1}}, 64, false},      // more pairs than a tile has
+                              {{32, 8, 128}, {{100, 40}}, 128, false},  // a prompt
+                              {{9, 3, 64}, {{1024, 5}}, 64, true}}) {
+    SCOPED_TRACE(::testing::Message() << c.heads.num_heads << " heads of " << c.heads.head_dim << ", first position "
+                                      << c.spans[0].first << ", rows " << c.spans[0].second);
+    const TurnedResult together = TurnAppendAttend(c, true, 8), apart = TurnAppendAttend(c, false, 8);
+    num_together += together.whole_spans;
+    EXPECT_EQ(together.out, apart.out);
+    EXPECT_EQ(together.k, apart.k);
+    EXPECT_EQ(together.v, apart.v);
+    // These comparisons see other angles.
+    const TurnedResult other = TurnAppendAttend(c, false, 9);
+    EXPECT_NE(together.k, other.k);
+    // Of a single position all of the weight is its, whatever the angle.
+    if (c.spans != std::vector<std::pair<int, int>>{{0, 1}}) {
+      EXPECT_NE(together.out, other.out);
+    }
+  }
+  EXPECT_EQ(num_together, 9);
+}
+
 TEST(DeviceRopeAppend, AgreesWithReferenceAndWritesOnlyItsSlots) {
   const uint64_t seed = testing::TestSeed(53);
   for (const bool interleaved : {true, false}) {

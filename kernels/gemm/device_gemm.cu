@@ -53,6 +53,11 @@ DeviceMatMulKernel BestKernel(const MatMulView& view) {
 }  // namespace
 }  // namespace device
 
+bool NormsRows(const DeviceMatrix& w, int num_rows) {
+  const int64_t row_bytes = device::NormedRowBytes(static_cast<int>(w.padded_in_features() / 16));
+  return num_rows <= device::kNormedRowsMax && num_rows * row_bytes <= device::kNormedBytes && w.in_features % 4 == 0;
+}
+
 KernelError DeviceMatMul(const DeviceMatMulArgs& args, Stream stream) {
   return DeviceMatMulWith(DeviceMatMulKernel::kAuto, args, stream);
 }
@@ -61,14 +66,23 @@ KernelError DeviceMatMulWith(DeviceMatMulKernel kernel, const DeviceMatMulArgs& 
                              DeviceTiling tiling) {
   const bool gated = args.epilogue == DeviceEpilogue::kSiluMul;
   const int64_t out_columns = gated ? args.w.out_features / 2 : args.w.out_features;
-  if (args.num_rows < 0 || args.w.out_features < 1 || args.w.in_features < 1 || args.x_stride % 8 != 0 ||
-      args.x_stride < args.w.padded_in_features() || args.out_stride % 8 != 0 || args.out_stride < out_columns ||
-      (gated && (args.w.out_features % 32 != 0 || args.bias != nullptr))) {
+  const bool norms = args.norm.x != nullptr;
+  if (args.num_rows < 0 || args.w.out_features < 1 || args.w.in_features < 1 || args.out_stride % 8 != 0 ||
+      args.out_stride < out_columns || (gated && (args.w.out_features % 32 != 0 || args.bias != nullptr))) {
+    return KernelError::kInvalidShape;
+  }
+  if (norms ? !NormsRows(args.w, args.num_rows) || args.norm.x_stride % 4 != 0 ||
+                  args.norm.x_stride < args.w.in_features ||
+                  (kernel != DeviceMatMulKernel::kAuto && kernel != DeviceMatMulKernel::kStreaming)
+            : args.x_stride % 8 != 0 || args.x_stride < args.w.padded_in_features()) {
     return KernelError::kInvalidShape;
   }
   if (args.num_rows == 0) return KernelError::kOk;
-  if (args.w.data == nullptr || args.x == nullptr || args.out == nullptr) return KernelError::kNullPointer;
-  device::MatMulView view{.w = static_cast<const uint8_t*>(args.w.data),
+  if (args.w.data == nullptr || (norms ? args.norm.weight == nullptr : args.x == nullptr) || args.out == nullptr) {
+    return KernelError::kNullPointer;
+  }
+  device::MatMulView view{.norm = args.norm,
+                          .w = static_cast<const uint8_t*>(args.w.data),
                           .x = args.x,
                           .out = args.out,
                           .bias = args.bias,
@@ -77,7 +91,8 @@ KernelError DeviceMatMulWith(DeviceMatMulKernel kernel, const DeviceMatMulArgs& 
                           .num_rows = args.num_rows,
                           .num_features = static_cast<int>(args.w.out_features),
                           .num_row_tiles = static_cast<int>(args.w.num_row_tiles()),
-                          .num_k_tiles = static_cast<int>(args.w.padded_in_features() / 16)};
+                          .num_k_tiles = static_cast<int>(args.w.padded_in_features() / 16),
+                          .num_columns = static_cast<int>(args.w.in_features)};
   if (kernel == DeviceMatMulKernel::kAuto) kernel = device::BestKernel(view);
   if (kernel == DeviceMatMulKernel::kClustered) return device::LaunchClusterMatMul(view, args.epilogue, stream);
   if (kernel == DeviceMatMulKernel::kTiled) return device::LaunchTiledMatMul(view, args.epilogue, tiling, stream);

@@ -63,10 +63,21 @@ enum class DeviceEpilogue : uint8_t {
   kSiluMul,    // out = bf16(silu(acc of gate) * acc of up), gate and up interleaved   [rows, N / 2] bf16, no bias
 };
 
+// Rows that the product norms itself: x[i] is what DeviceRmsNorm makes of them, bit by bit. Every block does it anew
+// while its first weights are on their way, which is cheaper than a kernel of its own for very few rows (NormsRows).
+struct DeviceNormedRows {
+  const float* x = nullptr;              // fp32 rows, 16-byte aligned; null: none, DeviceMatMulArgs::x is the input
+  const int32_t* row_indices = nullptr;  // [num_rows] or null, device
+  const float* weight = nullptr;         // [in_features]
+  int64_t x_stride = 0;                  // elements, a multiple of 4
+  float epsilon = 1e-5f;
+};
+
 struct DeviceMatMulArgs {
   DeviceMatrix w;
   const uint16_t* x = nullptr;  // [num_rows, padded_in_features] bf16, 16-byte aligned; padding finite (say zero)
   int64_t x_stride = 0;         // elements between rows, a multiple of 8, >= padded_in_features
+  DeviceNormedRows norm;        // instead of x
   int num_rows = 0;             // 0 is allowed and launches nothing
   void* out = nullptr;          // 16-byte aligned; must not overlap x
   int64_t out_stride = 0;       // elements between rows, a multiple of 8
@@ -74,7 +85,11 @@ struct DeviceMatMulArgs {
   DeviceEpilogue epilogue = DeviceEpilogue::kStoreBf16;
 };
 
-// kInvalidShape: strides or counts not as stated; kNullPointer; a negative value is minus the CUDA runtime's error.
+// Whether products of so many rows can take DeviceNormedRows: they stream, and the rows fit beside the ring.
+bool NormsRows(const DeviceMatrix& w, int num_rows);
+
+// kInvalidShape: strides or counts not as stated, or rows to norm where !NormsRows; kNullPointer; a negative value is
+// minus the CUDA runtime's error.
 KernelError DeviceMatMul(const DeviceMatMulArgs& args, Stream stream);
 
 // Which kernel computes, and how the tiled one cuts its outputs (device_gemm_tiled.cu); for tests and benches. kAuto is

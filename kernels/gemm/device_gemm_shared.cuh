@@ -13,6 +13,7 @@ inline constexpr int kTilesPerChunk = kChunkColumns / 16;
 
 // DeviceMatMulArgs as a kernel sees it.
 struct MatMulView {
+  DeviceNormedRows norm;
   const uint8_t* w;
   const uint16_t* x;
   void* out;
@@ -23,6 +24,7 @@ struct MatMulView {
   int num_features;   // N
   int num_row_tiles;  // of w: N / 16, rounded up
   int num_k_tiles;    // padded K / 16
+  int num_columns;    // K
 };
 
 // Stores one output of a row; for kSiluMul see StoreGated.
@@ -98,6 +100,11 @@ __device__ __forceinline__ void StoreFour(const MatMulView& view, DeviceEpilogue
     for (int i = 0; i < count; ++i) to[i] = epilogue == DeviceEpilogue::kAddF32 ? to[i] + sums[i] : sums[i];
   }
 }
+
+// Of rows to norm, in shared memory. With more rows a kernel of its own is as fast or faster (kernels/README.md).
+inline constexpr int kNormedRowsMax = 2;
+inline constexpr int kNormedBytes = 31616;
+constexpr int NormedRowBytes(int num_k_tiles) { return num_k_tiles * 32 + 16; }
 
 KernelError LaunchStreamingMatMul(const MatMulView& view, DeviceEpilogue epilogue, Stream stream);
 KernelError LaunchTiledMatMul(const MatMulView& view, DeviceEpilogue epilogue, DeviceTiling tiling, Stream stream);

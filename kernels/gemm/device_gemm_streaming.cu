@@ -1,8 +1,10 @@
 // Products of up to 16 rows: weights stream through a ring in shared memory, one producer warp and eight warps that
 // multiply. A block owns a run of row tiles and takes two at a time past each stage of x. Recipe and its figures:
-// kernels/README.md.
+// kernels/README.md. Rows that are to be normed are normed by the warps that multiply, while the first turn of the ring
+// is on its way, and stay in shared memory.
 #include "kernels/common/cuda_launch.h"
 #include "kernels/gemm/device_gemm_shared.cuh"
+#include "kernels/norm/device_rms_norm.cuh"
 
 namespace outrider::kernels::device {
 namespace {
@@ -18,26 +20,69 @@ constexpr int kTileStageBytes = kStageTiles * kTileBytes;
 // 16 bytes between rows of x in shared memory keep eight rows' reads in different banks.
 constexpr int kXRowBytes = kStageColumns * 2 + 16;
 
-// kGroups: groups of 8 rows.
-template <int kGroups>
+// kGroups: groups of 8 rows. kNormed: x is normed here and lies beside the ring, not in it.
+template <int kGroups, bool kNormed>
 struct Ring {
   static constexpr int kWeightBytes = kTilesAtOnce * kTileStageBytes;
-  static constexpr int kStageBytes = kWeightBytes + kGroups * 8 * kXRowBytes;
+  static constexpr int kStageBytes = kWeightBytes + (kNormed ? 0 : kGroups * 8 * kXRowBytes);
   static constexpr int kReduceBytes = kMultiplyWarps * kGroups * 128 * 4;
+  static constexpr int kRowsBytes = kNormed ? kNormedBytes : 0;
   static constexpr int kBytesMax = 232448 - 128;
-  static constexpr int kFit = (kBytesMax - kReduceBytes) / kStageBytes;
+  static constexpr int kFit = (kBytesMax - kReduceBytes - kRowsBytes) / kStageBytes;
   static constexpr int kNumStages = kFit < 6 ? kFit : 6;
-  static constexpr int kBytes = kNumStages * kStageBytes + kReduceBytes + 128;
+  static constexpr int kBytes = kNumStages * kStageBytes + kReduceBytes + kRowsBytes + 128;
   static_assert(kNumStages >= 2);
+  static_assert(!kNormed || (kGroups == 1 && kNumStages == 6 && kNormedRowsMax <= 8));
 };
 
-template <int kGroups, DeviceEpilogue kEpilogue>
+// x of all rows, bf16, into `rows`; by the warps that multiply. `warp_sums` is free afterwards.
+__device__ __forceinline__ void NormRows(const MatMulView& view, uint8_t* rows, float* warp_sums) {
+  static_assert(kMultiplyWarps == kNormWarps);
+  const DeviceNormedRows& norm = view.norm;
+  const int num_fours = view.num_columns / 4, row_bytes = NormedRowBytes(view.num_k_tiles);
+  const float4* const weight = reinterpret_cast<const float4*>(norm.weight);
+  float4 first_weights[kNormKept];  // these depend on no earlier kernel
+  LoadNormFours(weight, num_fours, threadIdx.x, first_weights);
+  for (int i = threadIdx.x; i < view.num_rows * (view.num_k_tiles * 4 - num_fours); i += kNormThreads) {
+    const int padding = view.num_k_tiles * 4 - num_fours;
+    *reinterpret_cast<uint2*>(rows + i / padding * row_bytes + (num_fours + i % padding) * 8) = {};
+  }
+  WaitForEarlierKernels();
+  const auto row_of = [&](int row) {
+    const int64_t index = norm.row_indices != nullptr ? norm.row_indices[row] : row;
+    return reinterpret_cast<const float4*>(norm.x + index * norm.x_stride);
+  };
+  float4 first_values[kNormedRowsMax][kNormKept];
+#pragma unroll
+  for (int row = 0; row < kNormedRowsMax; ++row) {
+    if (row < view.num_rows) LoadNormFours(row_of(row), num_fours, threadIdx.x, first_values[row]);
+  }
+#pragma unroll
+  for (int row = 0; row < kNormedRowsMax; ++row) {
+    if (row >= view.num_rows) break;
+    const float squares = NormSquares(row_of(row), first_values[row], num_fours, threadIdx.x);
+    if (threadIdx.x % 32 == 0) warp_sums[row * kNormWarps + threadIdx.x / 32] = squares;
+  }
+  SyncNamed(1, kNormThreads);
+#pragma unroll
+  for (int row = 0; row < kNormedRowsMax; ++row) {
+    if (row >= view.num_rows) break;
+    const float inverse = NormInverse(warp_sums + row * kNormWarps, view.num_columns, norm.epsilon);
+    uint2* const to = reinterpret_cast<uint2*>(rows + row * row_bytes);
+    NormFours(row_of(row), first_values[row], weight, first_weights, num_fours, threadIdx.x, inverse,
+              [&](int i, const uint2& normed) { to[i] = normed; });
+  }
+  SyncNamed(1, kNormThreads);
+}
+
+template <int kGroups, DeviceEpilogue kEpilogue, bool kNormed>
 __global__ void __launch_bounds__(kThreads, 1) StreamingMatMul(const MatMulView view) {
-  using R = Ring<kGroups>;
+  using R = Ring<kGroups, kNormed>;
   extern __shared__ __align__(128) uint8_t shared[];
   uint8_t* const reduce_bytes = shared + R::kNumStages * R::kStageBytes;
   float* const reduce = reinterpret_cast<float*>(reduce_bytes);  // [tile][segment][group][feature 16][row 8]
-  const uint32_t full = SharedAddress(reduce_bytes + R::kReduceBytes);
+  uint8_t* const rows = reduce_bytes + R::kReduceBytes;          // kNormed: of x, NormedRowBytes apart
+  const uint32_t full = SharedAddress(rows + R::kRowsBytes);
   const uint32_t empty = full + R::kNumStages * 8;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
@@ -74,7 +119,8 @@ __global__ void __launch_bounds__(kThreads, 1) StreamingMatMul(const MatMulView 
       const uint32_t stage = i % R::kNumStages;
       const int num_tiles = min(kTilesAtOnce, end_tile - tile), k_tiles = k_tiles_of(s);
       if (lane == 0) {
-        ArriveExpecting(full + stage * 8, num_tiles * k_tiles * kTileBytes + view.num_rows * k_tiles * 32);
+        ArriveExpecting(full + stage * 8, num_tiles * k_tiles * kTileBytes +  //
+                                              (kNormed ? 0 : view.num_rows * k_tiles * 32));
       }
       __syncwarp();
       if (lane < num_tiles) {
@@ -100,13 +146,18 @@ __global__ void __launch_bounds__(kThreads, 1) StreamingMatMul(const MatMulView 
         WaitBarrier(empty + i % R::kNumStages * 8, (i / R::kNumStages & 1) ^ 1);
         copy_weights(i, tile, s);
       }
-      copy_rows(i, s);
+      if constexpr (!kNormed) copy_rows(i, s);
       return true;
     });
     return;
   }
 
-  WaitForEarlierKernels();  // the residual stream and out
+  // The residual stream and out are earlier kernels'.
+  if constexpr (kNormed) {
+    NormRows(view, rows, reduce);
+  } else {
+    WaitForEarlierKernels();
+  }
   const int g = lane / 4, t = lane % 4;
   const int segment = warp % kNumSegments, n = warp / kNumSegments;  // n: which of the row tiles
   int i = 0;
@@ -127,8 +178,11 @@ __global__ void __launch_bounds__(kThreads, 1) StreamingMatMul(const MatMulView 
           a[j] = *reinterpret_cast<const uint4*>(base + n * kTileStageBytes +
                                                  (chunk * kTilesPerChunk + j) * kTileBytes + lane * 16);
         }
-        const uint32_t x =
-            SharedAddress(base + R::kWeightBytes + lane % 8 * kXRowBytes) + chunk * kChunkColumns * 2 + lane / 8 * 16;
+        // Beyond the last row: any row does, nobody takes what comes of it.
+        const uint8_t* const row =
+            kNormed ? rows + min(lane % 8, view.num_rows - 1) * NormedRowBytes(view.num_k_tiles) + s * kStageColumns * 2
+                    : base + R::kWeightBytes + lane % 8 * kXRowBytes;
+        const uint32_t x = SharedAddress(row) + chunk * kChunkColumns * 2 + lane / 8 * 16;
 #pragma unroll
         for (int group = 0; group < kGroups; ++group) {
 #pragma unroll
@@ -187,18 +241,20 @@ int NumMultiprocessors() {
   return count;
 }
 
-template <int kGroups, DeviceEpilogue kEpilogue>
+template <int kGroups, DeviceEpilogue kEpilogue, bool kNormed = false>
 KernelError LaunchGroups(const MatMulView& view, Stream stream) {
   const int units = kEpilogue == DeviceEpilogue::kSiluMul ? view.num_row_tiles / 2 : view.num_row_tiles;
   const int blocks = units < NumMultiprocessors() ? units : NumMultiprocessors();
-  return Launch(StreamingMatMul<kGroups, kEpilogue>,
-                {.grid = dim3(static_cast<unsigned>(blocks)), .block = kThreads, .shared_bytes = Ring<kGroups>::kBytes},
-                stream, view);
+  return Launch(
+      StreamingMatMul<kGroups, kEpilogue, kNormed>,
+      {.grid = dim3(static_cast<unsigned>(blocks)), .block = kThreads, .shared_bytes = Ring<kGroups, kNormed>::kBytes},
+      stream, view);
 }
 
 template <DeviceEpilogue kEpilogue>
 KernelError LaunchEpilogue(const MatMulView& view, Stream stream) {
   static_assert(kStreamedRowsMax == 16);
+  if (view.norm.x != nullptr) return LaunchGroups<1, kEpilogue, true>(view, stream);
   if (view.num_rows <= 8) return LaunchGroups<1, kEpilogue>(view, stream);
   return LaunchGroups<2, kEpilogue>(view, stream);
 }

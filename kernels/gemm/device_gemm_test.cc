@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "kernels/norm/device_rms_norm.h"
 #include "kernels/testing/device_buffer.h"
 #include "kernels/testing/random_tensor.h"
 #include "kernels/testing/tensor_compare.h"
@@ -304,6 +305,110 @@ TEST(DeviceMatMul, ARowThatIsNotFiniteLeavesItsNeighboursAlone) {
       }
     }
   }
+}
+
+struct NormedCase {
+  int64_t features, columns;
+  int num_rows;
+  DeviceEpilogue epilogue;
+  bool indexed = false, bias = false;
+};
+
+// Products of rows that they norm themselves, and of rows that DeviceRmsNorm has normed, as bytes.
+void MultiplyNormed(const NormedCase& c, bool within, float epsilon, std::vector<uint8_t>* out) {
+  constexpr int kHiddenRows = 9;
+  const bool gated = c.epilogue == DeviceEpilogue::kSiluMul;
+  const bool f32 = c.epilogue == DeviceEpilogue::kStoreF32 || c.epilogue == DeviceEpilogue::kAddF32;
+  const Weights w(c.features, c.columns, 1, gated);
+  const int64_t hidden_stride = c.columns + 8, stride = PaddedColumns(c.columns);
+  const DeviceBuffer<float> hidden(RandomTensor(kHiddenRows * hidden_stride, 2, {.num_outliers = 16}));
+  const DeviceBuffer<float> weight(RandomTensor(c.columns, 3, {.num_outliers = 2}));
+  const DeviceBuffer<float> bias(RandomTensor(c.features, 4, {}));
+  const DeviceBuffer<int32_t> indices(std::vector<int32_t>{7, 0, 8, 3});
+  const int64_t out_stride = ((gated ? c.features / 2 : c.features) + 15) / 8 * 8;
+  DeviceBuffer<uint8_t> results(c.num_rows * out_stride * (f32 ? 4 : 2));
+  results.Zero();
+  DeviceMatMulArgs args{.w = w.matrix,
+                        .num_rows = c.num_rows,
+                        .out = results.data(),
+                        .out_stride = out_stride,
+                        .bias = c.bias ? bias.data() : nullptr,
+                        .epilogue = c.epilogue};
+  DeviceBuffer<uint16_t> normed(c.num_rows * stride);
+  normed.Zero();
+  const int32_t* const row_indices = c.indexed ? indices.data() : nullptr;
+  if (within) {
+    args.norm = {.x = hidden.data(),
+                 .row_indices = row_indices,
+                 .weight = weight.data(),
+                 .x_stride = hidden_stride,
+                 .epsilon = epsilon};
+  } else {
+    ASSERT_EQ(DeviceRmsNorm({.x = hidden.data(),
+                             .row_indices = row_indices,
+                             .weight = weight.data(),
+                             .out = normed.data(),
+                             .x_stride = hidden_stride,
+                             .out_stride = stride,
+                             .num_rows = c.num_rows,
+                             .size = static_cast<int>(c.columns),
+                             .epsilon = epsilon},
+                            nullptr),
+              KernelError::kOk);
+    args.x = normed.data();
+    args.x_stride = stride;
+  }
+  ASSERT_EQ(DeviceMatMul(args, nullptr), KernelError::kOk);
+  *out = results.Download();
+}
+
+TEST(DeviceMatMul, NormsFewRowsToTheBitOfDeviceRmsNorm) {
+  // Models of 8B, 1B, 70B, Qwen3-14B and 135M, and columns that fill no chunk.
+  for (const NormedCase& c : {NormedCase{6144, 4096, 1, DeviceEpilogue::kStoreBf16},
+                              {6144, 4096, 2, DeviceEpilogue::kStoreBf16, false, true},
+                              {28672, 4096, 2, DeviceEpilogue::kSiluMul},
+                              {16384, 2048, 2, DeviceEpilogue::kSiluMul},
+                              {1024, 8192, 1, DeviceEpilogue::kStoreF32, true},
+                              {512, 5120, 2, DeviceEpilogue::kAddF32},
+                              {2051, 2048, 2, DeviceEpilogue::kStoreF32, true, true},
+                              {960, 576, 2, DeviceEpilogue::kStoreBf16, true},
+                              {48, 100, 2, DeviceEpilogue::kStoreF32},
+                              {16, 8, 1, DeviceEpilogue::kStoreBf16}}) {
+    SCOPED_TRACE(::testing::Message() << c.features << " x " << c.columns << ", rows " << c.num_rows);
+    ASSERT_TRUE(NormsRows({.out_features = c.features, .in_features = c.columns}, c.num_rows));
+    std::vector<uint8_t> within, apart, other;
+    MultiplyNormed(c, true, 1e-5f, &within);
+    MultiplyNormed(c, false, 1e-5f, &apart);
+    EXPECT_EQ(within, apart);
+    // This comparison sees a norm that differs.
+    MultiplyNormed(c, false, 1e-2f, &other);
+    EXPECT_NE(within, other);
+  }
+}
+
+TEST(DeviceMatMul, RefusesToNormRowsThatDoNotFit) {
+  EXPECT_FALSE(NormsRows({.out_features = 32, .in_features = 64}, 3));
+  EXPECT_FALSE(NormsRows({.out_features = 32, .in_features = 8192}, 2));
+  EXPECT_FALSE(NormsRows({.out_features = 32, .in_features = 66}, 1));
+  const Weights w(32, 64, 1);
+  DeviceBuffer<float> hidden(5 * 64), weight(64);
+  DeviceBuffer<uint16_t> out(5 * 32);
+  const DeviceMatMulArgs good{.w = w.matrix,
+                              .norm = {.x = hidden.data(), .weight = weight.data(), .x_stride = 64},
+                              .num_rows = 1,
+                              .out = out.data(),
+                              .out_stride = 32};
+  EXPECT_EQ(DeviceMatMul(good, nullptr), KernelError::kOk);
+  DeviceMatMulArgs args = good;
+  args.num_rows = 3;
+  EXPECT_EQ(DeviceMatMul(args, nullptr), KernelError::kInvalidShape);
+  args = good;
+  args.norm.x_stride = 60;
+  EXPECT_EQ(DeviceMatMul(args, nullptr), KernelError::kInvalidShape);
+  EXPECT_EQ(DeviceMatMulWith(DeviceMatMulKernel::kTiled, good, nullptr), KernelError::kInvalidShape);
+  args = good;
+  args.norm.weight = nullptr;
+  EXPECT_EQ(DeviceMatMul(args, nullptr), KernelError::kNullPointer);
 }
 
 TEST(DeviceMatMul, RefusesShapesThatDoNotFit) {

@@ -3,7 +3,8 @@
 //   out[i] = bf16(x[r] / sqrt(mean(x[r]^2) + epsilon) * weight),  r = row_indices[i], or i        (arXiv:1910.07467)
 //
 // A block a row. Thread t of 256 adds the squares of elements 4 t .. 4 t + 3, then those 1024 further on; lanes are
-// folded by halves, the 8 warps added ascending. Bits depend on the row alone.
+// folded by halves, the 8 warps added ascending. Bits depend on the row alone. Products of one or two rows norm them on
+// the way (DeviceNormedRows in device_gemm.h), with the same bits: device_rms_norm.cuh.
 //
 // Thread safety: pure; work is queued in the stream.
 #pragma once

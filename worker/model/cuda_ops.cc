@@ -33,6 +33,9 @@ using kernels::DeviceMatrix;
 
 // Steps of more rows keep the GPU busy longer than the host takes to launch them.
 constexpr int kGraphRowsMax = 64;
+// In errors.
+constexpr char kQkvName[] = "q, k and v";
+constexpr char kGateUpName[] = "gate and up projection";
 
 class CudaOps final : public Ops {
  public:
@@ -115,12 +118,14 @@ class CudaOps final : public Ops {
 
   absl::Status NormQkv(int layer, const StepInputs& inputs, const Activation& hidden, const Activation& qkv) override {
     if (IsReplayed()) return absl::OkStatus();
+    const DeviceMatrix& matrix = matrices_.layers[layer].qkv;
+    const LayerVectors& vectors = layer_vectors_[layer];
     // Later layers' rows were normed by the sum that ended the one before.
-    if (group_ == nullptr || layer == 0) {
-      RETURN_IF_ERROR(Norm(inputs.num_rows, nullptr, hidden, layer_vectors_[layer].attention_norm));
+    if (group_ != nullptr && layer > 0) {
+      return Multiply(matrix, normed_, inputs.num_rows, qkv, DeviceEpilogue::kStoreBf16, vectors.qkv_bias, kQkvName);
     }
-    return Multiply(matrices_.layers[layer].qkv, normed_, inputs.num_rows, qkv, DeviceEpilogue::kStoreBf16,
-                    layer_vectors_[layer].qkv_bias, "q, k and v");
+    return NormMultiply(matrix, {.x = hidden, .num_rows = inputs.num_rows, .weight = vectors.attention_norm}, qkv,
+                        DeviceEpilogue::kStoreBf16, vectors.qkv_bias, kQkvName);
   }
 
   absl::Status RopeAppendAttend(int layer, const StepInputs& inputs, const Activation& qkv,
@@ -141,38 +146,37 @@ class CudaOps final : public Ops {
                                                            stream_),
                                    "norm of heads"));
     }
-    RETURN_IF_ERROR(
-        KernelStatus(kernels::DeviceRopeAppend({.qkv = static_cast<uint16_t*>(qkv.data),
-                                                .qkv_stride = qkv.stride,
-                                                .num_rows = inputs.num_rows,
-                                                .num_heads = static_cast<int>(shard_.heads.size()),
-                                                .positions = positions_,
-                                                .kv_slots = kv_slots_,
-                                                .cos_sin = cos_sin_.data<float>(),
-                                                .rotary_dim = config_.rope.rotary_dim,
-                                                .interleaved = config_.rope.layout == kernels::RopeLayout::kInterleaved,
-                                                .layout = sizes_.kv_layout,
-                                                .k_storage = keys,
-                                                .v_storage = values},
-                                               stream_),
-                     "rope and append to KV"));
-    return KernelStatus(kernels::DeviceAttention({.q = static_cast<const uint16_t*>(qkv.data),
-                                                  .out = static_cast<uint16_t*>(out.data),
-                                                  .q_stride = qkv.stride,
-                                                  .out_stride = out.stride,
-                                                  .num_heads = static_cast<int>(shard_.heads.size()),
-                                                  .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
-                                                  .sliding_window = config_.window(layer),
-                                                  .layout = sizes_.kv_layout,
-                                                  .k_storage = keys,
-                                                  .v_storage = values,
-                                                  .tiles = tiles_,
-                                                  .block_tables = block_tables_,
-                                                  .plan = &attention_plan_,
-                                                  .workspace = workspace_.data(),
-                                                  .num_partials_max = kCudaPartialsMax},
-                                                 stream_),
-                        "attention");
+    const kernels::DeviceRopeAppendArgs rope{.qkv = static_cast<uint16_t*>(qkv.data),
+                                             .qkv_stride = qkv.stride,
+                                             .num_rows = inputs.num_rows,
+                                             .num_heads = static_cast<int>(shard_.heads.size()),
+                                             .positions = positions_,
+                                             .kv_slots = kv_slots_,
+                                             .cos_sin = cos_sin_.data<float>(),
+                                             .rotary_dim = config_.rope.rotary_dim,
+                                             .interleaved = config_.rope.layout == kernels::RopeLayout::kInterleaved,
+                                             .layout = sizes_.kv_layout,
+                                             .k_storage = keys,
+                                             .v_storage = values};
+    return KernelStatus(
+        kernels::DeviceRopeAppendAttend(rope,
+                                        {.q = static_cast<const uint16_t*>(qkv.data),
+                                         .out = static_cast<uint16_t*>(out.data),
+                                         .q_stride = qkv.stride,
+                                         .out_stride = out.stride,
+                                         .num_heads = static_cast<int>(shard_.heads.size()),
+                                         .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
+                                         .sliding_window = config_.window(layer),
+                                         .layout = sizes_.kv_layout,
+                                         .k_storage = keys,
+                                         .v_storage = values,
+                                         .tiles = tiles_,
+                                         .block_tables = block_tables_,
+                                         .plan = &attention_plan_,
+                                         .workspace = workspace_.data(),
+                                         .num_partials_max = kCudaPartialsMax},
+                                        stream_),
+        "rope, append to KV and attention");
   }
 
   absl::Status ProjectReduceAdd(int layer, Projection projection, const StepInputs& inputs, const Activation& in,
@@ -201,19 +205,22 @@ class CudaOps final : public Ops {
   absl::Status NormGateUpSilu(int layer, const StepInputs& inputs, const Activation& hidden,
                               const Activation& gated) override {
     if (IsReplayed()) return absl::OkStatus();
-    if (group_ == nullptr) {
-      RETURN_IF_ERROR(Norm(inputs.num_rows, nullptr, hidden, layer_vectors_[layer].feed_forward_norm));
+    const DeviceMatrix& matrix = matrices_.layers[layer].gate_up;
+    if (group_ != nullptr) {
+      return Multiply(matrix, normed_, inputs.num_rows, gated, DeviceEpilogue::kSiluMul, nullptr, kGateUpName);
     }
-    return Multiply(matrices_.layers[layer].gate_up, normed_, inputs.num_rows, gated, DeviceEpilogue::kSiluMul, nullptr,
-                    "gate and up projection");
+    const float* const weight = layer_vectors_[layer].feed_forward_norm;
+    return NormMultiply(matrix, {.x = hidden, .num_rows = inputs.num_rows, .weight = weight}, gated,
+                        DeviceEpilogue::kSiluMul, nullptr, kGateUpName);
   }
 
   absl::Status NormHead(const StepInputs& inputs, const Activation& hidden, const Activation& logits) override {
     num_logit_rows_ = inputs.num_logit_rows;
     if (inputs.num_logit_rows > 0 && !IsReplayed()) {
-      RETURN_IF_ERROR(Norm(inputs.num_logit_rows, logit_rows_, hidden, output_norm_));
-      RETURN_IF_ERROR(
-          Multiply(matrices_.head, normed_, inputs.num_logit_rows, logits, DeviceEpilogue::kStoreF32, nullptr, "head"));
+      RETURN_IF_ERROR(NormMultiply(
+          matrices_.head,
+          {.x = hidden, .num_rows = inputs.num_logit_rows, .row_indices = logit_rows_, .weight = output_norm_}, logits,
+          DeviceEpilogue::kStoreF32, nullptr, "head"));
     }
     is_graph_ = mode_ != CudaGraphCache::Mode::kEager;
     if (!is_graph_) return absl::OkStatus();
@@ -409,19 +416,44 @@ class CudaOps final : public Ops {
     return CudaStatus(cudaEventRecord(uploaded_, stream_), "step inputs");
   }
 
-  // normed = RmsNorm of rows of hidden.
-  absl::Status Norm(int num_rows, const int32_t* row_indices, const Activation& hidden, const float* weight) {
-    return KernelStatus(kernels::DeviceRmsNorm({.x = static_cast<const float*>(hidden.data),
-                                                .row_indices = row_indices,
-                                                .weight = weight,
-                                                .out = static_cast<uint16_t*>(normed_.data),
-                                                .x_stride = hidden.stride,
-                                                .out_stride = normed_.stride,
-                                                .num_rows = num_rows,
-                                                .size = config_.hidden_size,
-                                                .epsilon = config_.rms_norm_epsilon},
-                                               stream_),
-                        "norm");
+  // Rows of the residual stream that a product takes normed.
+  struct RowsToNorm {
+    Activation x;
+    int num_rows;
+    const int32_t* row_indices = nullptr;
+    const float* weight;
+  };
+  // out = w * RmsNorm of rows. Few rows are normed within the product, others into normed_ first: the same bits.
+  absl::Status NormMultiply(const DeviceMatrix& w, const RowsToNorm& rows, const Activation& out,
+                            DeviceEpilogue epilogue, const float* bias, const char* what) {
+    const float* const x = static_cast<const float*>(rows.x.data);
+    if (kernels::NormsRows(w, rows.num_rows)) {
+      return KernelStatus(kernels::DeviceMatMul({.w = w,
+                                                 .norm = {.x = x,
+                                                          .row_indices = rows.row_indices,
+                                                          .weight = rows.weight,
+                                                          .x_stride = rows.x.stride,
+                                                          .epsilon = config_.rms_norm_epsilon},
+                                                 .num_rows = rows.num_rows,
+                                                 .out = out.data,
+                                                 .out_stride = out.stride,
+                                                 .bias = bias,
+                                                 .epilogue = epilogue},
+                                                stream_),
+                          what);
+    }
+    RETURN_IF_ERROR(KernelStatus(kernels::DeviceRmsNorm({.x = x,
+                                                         .row_indices = rows.row_indices,
+                                                         .weight = rows.weight,
+                                                         .out = static_cast<uint16_t*>(normed_.data),
+                                                         .x_stride = rows.x.stride,
+                                                         .out_stride = normed_.stride,
+                                                         .num_rows = rows.num_rows,
+                                                         .size = config_.hidden_size,
+                                                         .epsilon = config_.rms_norm_epsilon},
+                                                        stream_),
+                                 "norm"));
+    return Multiply(w, normed_, rows.num_rows, out, epilogue, bias, what);
   }
 
   absl::Status Multiply(const DeviceMatrix& w, const Activation& x, int num_rows, const Activation& out,
