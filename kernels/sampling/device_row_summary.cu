@@ -1,3 +1,5 @@
+#include <cstddef>
+
 #include "kernels/common/cuda_device.cuh"
 #include "kernels/common/cuda_launch.h"
 #include "kernels/sampling/device_noise.cuh"
@@ -13,6 +15,8 @@ constexpr float kNone = -INFINITY;
 // Weights are 0 on the grid below this delta: exp(-25) < 2^-35.
 constexpr float kDeltaOfNoWeight = -25.0f;
 static_assert(kSummaryBuckets <= kThreads);
+constexpr int kRequestWords = sizeof(SummaryRequest) / 4;
+static_assert(kRequestWords < 32 && alignof(RowSummary) == 8);
 
 struct Four {
   float v[4];
@@ -68,7 +72,21 @@ struct Shared {
   uint32_t counts[kSummaryBuckets];
   uint32_t totals[kSummaryBuckets];  // then the sums up to each
   uint32_t next;                     // place of this block's next candidate
+  int32_t logits_row;
+  alignas(8) uint32_t request[kRequestWords];
+  // In the first block: the summary, which leaves at the end in whole lines.
+  alignas(8) unsigned char summary[sizeof(RowSummary)];
 };
+
+// The first block's summary, to where it was asked for.
+__device__ __forceinline__ void Send(const Shared& shared, RowSummary* summary) {
+  const RowSummary& made = *reinterpret_cast<const RowSummary*>(shared.summary);
+  constexpr int kHeadWords = offsetof(RowSummary, candidates) / 8;
+  const int num_words = kHeadWords + made.num_candidates;
+  const auto* const from = reinterpret_cast<const uint64_t*>(shared.summary);
+  auto* const to = reinterpret_cast<uint64_t*>(summary);
+  for (int i = static_cast<int>(threadIdx.x); i < num_words; i += kThreads) to[i] = from[i];
+}
 
 __device__ __forceinline__ uint32_t CountOf(const Shared& shared, int rank, int bucket) {
   return static_cast<uint32_t>(shared.count_pairs[rank][bucket / 2] >> (bucket % 2 * 32));
@@ -80,15 +98,20 @@ __global__ void __launch_bounds__(kThreads) SummarizeRows(const DeviceRowSummary
   const int thread = static_cast<int>(threadIdx.x);
   const bool leads_warp = thread % 32 == 0;
   if (thread < kSummaryBuckets) shared.counts[thread] = 0;
+  if (thread < kRequestWords) {
+    shared.request[thread] = reinterpret_cast<const uint32_t*>(args.requests + blockIdx.x / kCluster)[thread];
+  }
+  if (thread == kRequestWords) shared.logits_row = args.rows[blockIdx.x / kCluster];
   if (thread == 0) {
     shared.block_extent = shared.block_best = shared.block_sum = shared.block_raw_sum = shared.block_higher = 0;
   }
   device::SyncCluster();  // all blocks run: their memory may be written
   device::LetLaterKernelsStart();
   device::WaitForEarlierKernels();
-  const SummaryRequest request = args.requests[blockIdx.x / kCluster];
-  const float* const logits = args.logits + args.rows[blockIdx.x / kCluster] * args.logits_stride;
-  RowSummary& summary = args.summaries[blockIdx.x / kCluster];
+  const SummaryRequest request = *reinterpret_cast<const SummaryRequest*>(shared.request);
+  const float* const logits = args.logits + shared.logits_row * args.logits_stride;
+  RowSummary& summary = *reinterpret_cast<RowSummary*>(shared.summary);  // the first block's is the row's
+  RowSummary* const answer = args.summaries + blockIdx.x / kCluster;
   const auto highest = [](uint64_t a, uint64_t b) { return a > b ? a : b; };
   const auto sum = [](uint64_t a, uint64_t b) { return a + b; };
 
@@ -117,7 +140,8 @@ __global__ void __launch_bounds__(kThreads) SummarizeRows(const DeviceRowSummary
   const float max_logit = has_nan ? 0.0f : device::LogitOfKey(extent);
   const float max = __fmul_rn(max_logit, request.scale);
   if (has_nan || !(fabsf(max_logit) < INFINITY) || !(fabsf(max) < INFINITY)) {
-    if (rank == 0 && thread == 0) {
+    if (rank != 0) return;  // its last remote store was waited for
+    if (thread == 0) {
       summary.weight_sum = summary.raw_weight_sum = 0;
       summary.max_logit = max_logit;
       summary.has_nan = has_nan;
@@ -126,15 +150,22 @@ __global__ void __launch_bounds__(kThreads) SummarizeRows(const DeviceRowSummary
       summary.given_rank = 0;
       summary.num_buckets = summary.num_candidates = 0;
     }
-    return;  // all blocks of the cluster, after their last remote store was waited for
+    __syncthreads();
+    Send(shared, answer);
+    return;
   }
 
   // ---- the winner of the noise, sums of weights, tokens by bucket
   best = request.has_noise ? 0 : extent;
   uint64_t weight_sum = 0, raw_sum = 0, num_higher = 0;
+  const bool wants_candidates = request.num_candidates_wanted > 0;
+  // A bucket with as many tokens as are wanted is the last that is taken, one with more than fit is not taken: what
+  // comes after it need not be counted. Each thread notes such buckets as it meets them.
+  const uint32_t num_wanted = static_cast<uint32_t>(min(request.num_candidates_wanted, kAllCandidates));
+  int last_counted = kSummaryBuckets - 1;
   const bool is_given = request.given_token >= 0;
   const float given_logit = is_given ? logits[request.given_token] : 0.0f;
-  if (request.has_noise || request.wants_sum || request.wants_raw_sum || request.wants_candidates || is_given) {
+  if (request.has_noise || request.wants_sum || request.wants_raw_sum || wants_candidates || is_given) {
     ForEachFour<4>(logits, args.vocab_size, rank, [&](int i, const Four& four) {
       float scaled[4], delta[4];
       bool is_scored = false;
@@ -161,8 +192,15 @@ __global__ void __launch_bounds__(kThreads) SummarizeRows(const DeviceRowSummary
         }
         const float raw_delta = __fsub_rn(four.v[k], max_logit);
         if (request.wants_raw_sum && raw_delta >= kDeltaOfNoWeight) raw_sum += device::WeightUnits(raw_delta);
-        const int bucket = request.wants_candidates ? SummaryBucket(delta[k]) : kSummaryBuckets;
-        if (bucket < kSummaryBuckets) atomicAdd(&shared.counts[bucket], 1u);
+        const int bucket = wants_candidates ? SummaryBucket(delta[k]) : kSummaryBuckets;
+        if (bucket <= last_counted) {
+          const uint32_t count = atomicAdd(&shared.counts[bucket], 1u) + 1;
+          if (count >= uint32_t{kAllCandidates}) {
+            last_counted = bucket - 1;
+          } else if (count >= num_wanted) {
+            last_counted = bucket;
+          }
+        }
         num_higher += is_given && four.v[k] > given_logit;
       }
     });
@@ -184,7 +222,7 @@ __global__ void __launch_bounds__(kThreads) SummarizeRows(const DeviceRowSummary
     StoreAt(&shared.raw_sums[rank], 0, shared.block_raw_sum);
     StoreAt(&shared.higher[rank], 0, shared.block_higher);
   }
-  if (request.wants_candidates) {
+  if (wants_candidates) {
     constexpr int kPairs = kSummaryBuckets / 2;
     for (int n = thread; n < kPairs * kCluster; n += kThreads) {
       const int pair = n % kPairs;
@@ -197,7 +235,7 @@ __global__ void __launch_bounds__(kThreads) SummarizeRows(const DeviceRowSummary
   // ---- candidates: the most whole buckets that fit
   int num_buckets = 0;
   uint32_t num_candidates = 0;
-  if (request.wants_candidates) {
+  if (wants_candidates) {
     if (thread == 0) shared.next = 0;
     uint32_t total = 0, before = 0;  // of bucket `thread`: in all blocks, and in those before this
     if (thread < kSummaryBuckets) {
@@ -217,8 +255,9 @@ __global__ void __launch_bounds__(kThreads) SummarizeRows(const DeviceRowSummary
       if (adds) shared.totals[thread] += lower;
       __syncthreads();
     }
-    num_buckets =
-        __syncthreads_count(thread < kSummaryBuckets && shared.totals[thread] <= uint32_t{kSummaryCandidatesMax});
+    const uint32_t up_to = thread < kSummaryBuckets ? shared.totals[thread] : ~0u;
+    const int num_fitting = __syncthreads_count(up_to <= uint32_t{kSummaryCandidatesMax});
+    num_buckets = min(num_fitting, 1 + __syncthreads_count(up_to < num_wanted));
     if (num_buckets > 0) num_candidates = shared.totals[num_buckets - 1];
     if (thread < num_buckets && before > 0) atomicAdd(&shared.next, before);
     __syncthreads();
@@ -227,30 +266,36 @@ __global__ void __launch_bounds__(kThreads) SummarizeRows(const DeviceRowSummary
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           if (SummaryBucket(__fsub_rn(__fmul_rn(four.v[k], request.scale), max)) >= num_buckets) continue;
-          summary.candidates[atomicAdd(&shared.next, 1u)] = {.logit = four.v[k], .token_id = 4 * i + k};
+          const uint64_t candidate = uint64_t{static_cast<uint32_t>(4 * i + k)} << 32 | __float_as_uint(four.v[k]);
+          StoreAt(&summary.candidates[atomicAdd(&shared.next, 1u)], 0, candidate);
         }
       });
     }
+    device::SyncCluster();
   }
 
-  if (rank != 0 || thread != 0) return;
-  best = weight_sum = raw_sum = num_higher = 0;
-  for (int r = 0; r < kCluster; ++r) {
-    best = highest(best, shared.best[r]);
-    weight_sum += shared.weight_sums[r];
-    raw_sum += shared.raw_sums[r];
-    num_higher += shared.higher[r];
+  if (rank != 0) return;
+  if (thread == 0) {
+    best = weight_sum = raw_sum = num_higher = 0;
+    for (int r = 0; r < kCluster; ++r) {
+      best = highest(best, shared.best[r]);
+      weight_sum += shared.weight_sums[r];
+      raw_sum += shared.raw_sums[r];
+      num_higher += shared.higher[r];
+    }
+    summary.weight_sum = weight_sum;
+    summary.raw_weight_sum = raw_sum;
+    summary.max_logit = max_logit;
+    summary.has_nan = 0;
+    summary.best_id = device::IdOfKey(best);
+    summary.best_logit = logits[device::IdOfKey(best)];
+    summary.given_logit = given_logit;
+    summary.given_rank = is_given ? 1 + static_cast<int32_t>(num_higher) : 0;
+    summary.num_buckets = num_buckets;
+    summary.num_candidates = static_cast<int32_t>(num_candidates);
   }
-  summary.weight_sum = weight_sum;
-  summary.raw_weight_sum = raw_sum;
-  summary.max_logit = max_logit;
-  summary.has_nan = 0;
-  summary.best_id = device::IdOfKey(best);
-  summary.best_logit = logits[device::IdOfKey(best)];
-  summary.given_logit = given_logit;
-  summary.given_rank = is_given ? 1 + static_cast<int32_t>(num_higher) : 0;
-  summary.num_buckets = num_buckets;
-  summary.num_candidates = static_cast<int32_t>(num_candidates);
+  __syncthreads();
+  Send(shared, answer);
 }
 
 }  // namespace

@@ -13,12 +13,13 @@
 namespace outrider::kernels {
 
 struct DeviceRowSummaryArgs {
-  const float* logits = nullptr;             // [rows, vocab_size], device
-  int64_t logits_stride = 0;                 // elements, >= vocab_size
-  int vocab_size = 0;                        // at most kMaxVocabSize
-  int num_requests = 0;                      // 0 is allowed and launches nothing
-  const int32_t* rows = nullptr;             // [num_requests], device: request i is of logits row rows[i]
-  const SummaryRequest* requests = nullptr;  // [num_requests], device
+  const float* logits = nullptr;  // [rows, vocab_size], device
+  int64_t logits_stride = 0;      // elements, >= vocab_size
+  int vocab_size = 0;             // at most kMaxVocabSize
+  int num_requests = 0;           // 0 is allowed and launches nothing
+  // Device or pinned host memory, read once, before earlier kernels of the stream have ended.
+  const int32_t* rows = nullptr;             // [num_requests]: request i is of logits row rows[i]
+  const SummaryRequest* requests = nullptr;  // [num_requests]
   RowSummary* summaries = nullptr;  // [num_requests], device, or pinned host memory: only what is there crosses
 };
 

@@ -10,15 +10,6 @@ namespace outrider::kernels {
 
 using Candidate = SamplingScratch::Candidate;
 
-bool HasPenalties(const SamplingRow& row) {
-  return row.repetition_penalty != 1.0f || row.presence_penalty != 0.0f || row.frequency_penalty != 0.0f;
-}
-
-bool ChangesLogits(const SamplingRow& row) {
-  return !row.bias.empty() || !row.masked_ids.empty() || row.allowed_tokens != nullptr ||
-         (HasPenalties(row) && (row.counts != nullptr || !row.extra_tokens.empty()));
-}
-
 float MinPDelta(const SamplingRow& row) {
   if (row.min_p <= 0.0f) return -std::numeric_limits<float>::infinity();
   // A min_p of 1 or more keeps the highest logit' alone, ties included; the log of a subnormal is not asked for.

@@ -11,10 +11,6 @@
 
 namespace outrider::kernels {
 
-// Whether steps 1 to 3 change the row.
-bool HasPenalties(const SamplingRow& row);
-bool ChangesLogits(const SamplingRow& row);
-
 // Step 5 keeps tokens with delta of at least this; minus infinity: all.
 float MinPDelta(const SamplingRow& row);
 

@@ -8,6 +8,7 @@
 #include "kernels/sampling/coupled_noise.h"
 #include "kernels/sampling/philox.h"
 #include "kernels/sampling/row_candidates.h"
+#include "kernels/sampling/row_processing.h"
 #include "kernels/sampling/row_scan.h"
 
 namespace outrider::kernels {
@@ -100,6 +101,47 @@ bool FillLogprobs(const SamplingRow& row, const RowSummary& summary, float chose
   return true;
 }
 
+// Steps 4 to 8 of a row whose logits the summary is of, or a given token's rating; *chosen_logit is the token's there.
+bool ChooseFrom(const SamplingRow& row, const RowSummary& summary, int vocab_size, SamplingScratch& scratch,
+                SampledToken* token, float* chosen_logit) {
+  const SummaryRequest request = RequestOf(row, vocab_size);
+  *token = {};
+  const float max = summary.max_logit * request.scale;
+  if (summary.has_nan != 0 || !IsFinite(summary.max_logit) || !IsFinite(max)) {
+    token->status = RowStatus::kNotFinite;
+    return true;
+  }
+  if (row.given_token >= 0) {
+    token->token_id = row.given_token;
+    token->rank = summary.given_rank;
+    *chosen_logit = summary.given_logit;
+    return true;
+  }
+  if (std::fabs(max) > kSummaryMagnitudeMax) return false;
+  *chosen_logit = summary.best_logit;
+  token->token_id = summary.best_id;
+  const Filters filters = FiltersOf(row, vocab_size);
+  if (!filters.any()) return true;
+  if (!ChooseFiltered(row, summary, request, filters, scratch, &token->token_id)) return false;
+  for (int i = 0; i < summary.num_candidates; ++i) {
+    if (summary.candidates[i].token_id == token->token_id) *chosen_logit = summary.candidates[i].logit;
+  }
+  return true;
+}
+
+// What SampleRow says of an edited row before it chooses from it.
+RowStatus StatusOfEdited(const SummarizedRow& row) {
+  bool raw_is_finite = true, had_any = false;
+  for (size_t i = 0; i < row.edits.size(); ++i) {
+    raw_is_finite = raw_is_finite && row.raw_logits[i] < kInfinity;  // nor NaN
+    had_any = had_any || row.raw_logits[i] > -kInfinity;
+  }
+  // What was not edited is in the summary; nothing finite becomes NaN.
+  if (!raw_is_finite || row.summary->has_nan != 0 || row.summary->max_logit == kInfinity) return RowStatus::kNotFinite;
+  if (row.summary->max_logit > -kInfinity) return RowStatus::kOk;
+  return had_any ? RowStatus::kNothingLeft : RowStatus::kNotFinite;
+}
+
 }  // namespace
 
 bool IsSummarizable(const SamplingRow& row) { return row.given_token >= 0 || !ChangesLogits(row); }
@@ -107,19 +149,21 @@ bool IsSummarizable(const SamplingRow& row) { return row.given_token >= 0 || !Ch
 SummaryRequest RequestOf(const SamplingRow& row, int vocab_size) {
   if (row.given_token >= 0) {
     return {.given_token = row.given_token,
-            .wants_raw_sum = row.num_logprobs >= 0,
-            .wants_candidates = row.num_logprobs > 0};
+            .num_candidates_wanted = std::max(0, row.num_logprobs),
+            .wants_raw_sum = row.num_logprobs >= 0};
   }
   const Filters filters = FiltersOf(row, vocab_size);
+  int num_wanted = std::max(0, row.num_logprobs);
+  if (filters.any()) num_wanted = filters.top_k ? std::max(num_wanted, row.top_k) : kAllCandidates;
   return {.seed = row.seed,
           .lane = row.lane,
           .position = row.position,
           .scale = IsGreedy(row) ? 1.0f : 1.0f / row.temperature,
           .delta_min = filters.min_p ? MinPDelta(row) : -kInfinity,
+          .num_candidates_wanted = std::min(num_wanted, kAllCandidates),
           .has_noise = !IsGreedy(row) && !filters.any(),
           .wants_sum = filters.top_p && !filters.top_k,
-          .wants_raw_sum = row.num_logprobs >= 0,
-          .wants_candidates = filters.any() || row.num_logprobs > 0};
+          .wants_raw_sum = row.num_logprobs >= 0};
 }
 
 void SummarizeRow(const SummaryRequest& request, const float* logits, int vocab_size, RowSummary* summary) {
@@ -147,13 +191,14 @@ void SummarizeRow(const SummaryRequest& request, const float* logits, int vocab_
   if (request.wants_raw_sum) {
     summary->raw_weight_sum = UnitsOf(SumWeights(logits, vocab_size, 1.0f, extent.max, -kInfinity));
   }
-  if (!request.wants_candidates) return;
+  if (request.num_candidates_wanted <= 0) return;
 
   int counts[kSummaryBuckets + 1] = {};
   const auto bucket_of = [&](int v) { return SummaryBucket(logits[v] * request.scale - max); };
   for (int v = 0; v < vocab_size; ++v) ++counts[bucket_of(v)];
   int total = 0;
-  while (summary->num_buckets < kSummaryBuckets && total + counts[summary->num_buckets] <= kSummaryCandidatesMax) {
+  while (summary->num_buckets < kSummaryBuckets && total < request.num_candidates_wanted &&
+         total + counts[summary->num_buckets] <= kSummaryCandidatesMax) {
     total += counts[summary->num_buckets++];
   }
   for (int v = 0; v < vocab_size; ++v) {
@@ -162,31 +207,34 @@ void SummarizeRow(const SummaryRequest& request, const float* logits, int vocab_
   }
 }
 
-bool SampleFromSummary(const SamplingRow& row, const RowSummary& summary, int vocab_size, SamplingScratch& scratch,
-                       SampledToken* token) {
-  const SummaryRequest request = RequestOf(row, vocab_size);
-  *token = {};
-  const float max = summary.max_logit * request.scale;
-  if (summary.has_nan != 0 || !IsFinite(summary.max_logit) || !IsFinite(max)) {
-    token->status = RowStatus::kNotFinite;
-    return true;
+SamplingRow ChoiceOf(const SamplingRow& row) {
+  SamplingRow choice = row;
+  choice.bias = {};
+  choice.masked_ids = {};
+  choice.counts = nullptr;
+  choice.extra_tokens = {};
+  choice.num_logprobs = -1;
+  return choice;
+}
+
+SamplingRow RatingOf(const SamplingRow& row) { return {.temperature = 0, .num_logprobs = row.num_logprobs}; }
+
+bool SampleFromSummary(const SamplingRow& row, const SummarizedRow& summarized, int vocab_size,
+                       SamplingScratch& scratch, SampledToken* token) {
+  float chosen_logit = 0;
+  if (summarized.edits.empty()) {
+    if (!ChooseFrom(row, *summarized.summary, vocab_size, scratch, token, &chosen_logit)) return false;
+    return token->status != RowStatus::kOk || row.num_logprobs < 0 ||
+           FillLogprobs(row, *summarized.summary, chosen_logit, vocab_size, scratch, token);
   }
-  if (row.given_token >= 0) {
-    token->token_id = row.given_token;
-    token->rank = summary.given_rank;
-    return row.num_logprobs < 0 || FillLogprobs(row, summary, summary.given_logit, vocab_size, scratch, token);
+  *token = {.status = StatusOfEdited(summarized)};
+  if (token->status != RowStatus::kOk) return true;
+  if (!ChooseFrom(ChoiceOf(row), *summarized.summary, vocab_size, scratch, token, &chosen_logit)) return false;
+  if (token->status != RowStatus::kOk || row.num_logprobs < 0) return true;
+  for (size_t i = 0; i < summarized.edits.size(); ++i) {
+    if (summarized.edits[i].token_id == token->token_id) chosen_logit = summarized.raw_logits[i];
   }
-  if (std::fabs(max) > kSummaryMagnitudeMax) return false;
-  const Filters filters = FiltersOf(row, vocab_size);
-  float chosen_logit = summary.best_logit;
-  token->token_id = summary.best_id;
-  if (filters.any()) {
-    if (!ChooseFiltered(row, summary, request, filters, scratch, &token->token_id)) return false;
-    for (int i = 0; i < summary.num_candidates; ++i) {
-      if (summary.candidates[i].token_id == token->token_id) chosen_logit = summary.candidates[i].logit;
-    }
-  }
-  return row.num_logprobs < 0 || FillLogprobs(row, summary, chosen_logit, vocab_size, scratch, token);
+  return FillLogprobs(row, *summarized.raw, chosen_logit, vocab_size, scratch, token);
 }
 
 }  // namespace outrider::kernels

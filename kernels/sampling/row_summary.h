@@ -9,7 +9,9 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
+#include "kernels/sampling/row_edits.h"
 #include "kernels/sampling/sample_row.h"
 
 namespace outrider::kernels {
@@ -36,6 +38,8 @@ inline constexpr float kScoredDeltaMin = -26.6f;
 // A row whose highest logit' is beyond this is not decided by a summary.
 inline constexpr float kSummaryMagnitudeMax = 1048576.0f;
 
+inline constexpr int kAllCandidates = kSummaryCandidatesMax + 1;
+
 // What is asked of a row. Plain memory: it crosses to devices.
 struct SummaryRequest {
   uint64_t seed = 0;
@@ -44,10 +48,11 @@ struct SummaryRequest {
   float scale = 1.0f;        // logit' = logit * scale
   float delta_min = 0.0f;    // weight_sum is of tokens with at least this delta; may be -infinity
   int32_t given_token = -1;  // at least 0: its logit and rank are asked for
-  uint8_t has_noise = 0;     // best_id is of the highest logit' - log E, else of the highest logit
-  uint8_t wants_sum = 0;     // weight_sum
+  // Best tokens that are to be among the candidates, if they fit: 0: none; kAllCandidates: as many as fit.
+  int32_t num_candidates_wanted = 0;
+  uint8_t has_noise = 0;  // best_id is of the highest logit' - log E, else of the highest logit
+  uint8_t wants_sum = 0;  // weight_sum
   uint8_t wants_raw_sum = 0;
-  uint8_t wants_candidates = 0;
 };
 
 struct SummaryCandidate {
@@ -67,13 +72,14 @@ struct RowSummary {
   // Of a given token; 0 where best_id is -1.
   float given_logit = 0;
   int32_t given_rank = 0;  // 1 + how many tokens have a higher logit
-  // Every token whose bucket is below num_buckets, in any order; num_buckets is the most that fit.
+  // Every token whose bucket is below num_buckets, in any order; num_buckets is the most that fit, or fewer that hold
+  // num_candidates_wanted.
   int32_t num_buckets = 0;
   int32_t num_candidates = 0;
   SummaryCandidate candidates[kSummaryCandidatesMax];
 };
 
-// Whether SampleRow of such a row can be had from a summary: steps 1 to 3 leave it as it is, or its token is given.
+// Whether steps 1 to 3 leave the row as it is, or its token is given: a summary of its own logits is enough.
 bool IsSummarizable(const SamplingRow& row);
 
 // REQUIRES: IsSummarizable(row); as SampleRow.
@@ -82,9 +88,22 @@ SummaryRequest RequestOf(const SamplingRow& row, int vocab_size);
 // The summary of a row: the reference for devices. REQUIRES: as SampleRow.
 void SummarizeRow(const SummaryRequest& request, const float* logits, int vocab_size, RowSummary* summary);
 
+// A row whose logits are edited (row_edits.h) has up to two summaries: after the edits with ChoiceOf(row), and if
+// logprobs are asked for before them with RatingOf(row). REQUIRES: row.given_token < 0.
+SamplingRow ChoiceOf(const SamplingRow& row);
+SamplingRow RatingOf(const SamplingRow& row);
+
+// What a device tells of a row.
+struct SummarizedRow {
+  const RowSummary* summary = nullptr;  // of RequestOf(row), or of RequestOf(ChoiceOf(row)) if there are edits
+  std::span<const RowEdit> edits;       // empty: the row is as it was
+  const float* raw_logits = nullptr;    // [edits.size()] of their tokens, before the edits
+  const RowSummary* raw = nullptr;      // of RequestOf(RatingOf(row)), if there are edits and logprobs are asked for
+};
+
 // What SampleRow(row, logits, ...) gives, to the bit, into *token; false if the summary does not decide it, and then
-// *token is not to be used. `summary` is of RequestOf(row, vocab_size).
-bool SampleFromSummary(const SamplingRow& row, const RowSummary& summary, int vocab_size, SamplingScratch& scratch,
-                       SampledToken* token);
+// *token is not to be used.
+bool SampleFromSummary(const SamplingRow& row, const SummarizedRow& summarized, int vocab_size,
+                       SamplingScratch& scratch, SampledToken* token);
 
 }  // namespace outrider::kernels

@@ -69,7 +69,7 @@ struct Outcome {
 Outcome FromSummary(const SamplingRow& row, const RowSummary& summary, int vocab_size) {
   SamplingScratch scratch;
   Outcome outcome;
-  outcome.decided = SampleFromSummary(row, summary, vocab_size, scratch, &outcome.token);
+  outcome.decided = SampleFromSummary(row, {.summary = &summary}, vocab_size, scratch, &outcome.token);
   return outcome;
 }
 

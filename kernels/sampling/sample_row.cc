@@ -7,6 +7,7 @@
 #include "kernels/sampling/coupled_noise.h"
 #include "kernels/sampling/philox.h"
 #include "kernels/sampling/row_candidates.h"
+#include "kernels/sampling/row_processing.h"
 #include "kernels/sampling/row_scan.h"
 
 namespace outrider::kernels {
@@ -23,75 +24,6 @@ constexpr float kDeltaOfNoWeight = -25.0f;
 constexpr float kDeltaWindows[] = {-6.0f, -12.0f, kDeltaOfNoWeight, -50.0f, -100.0f, kNone};
 // Up to this many candidates are scored one by one, more in a pass over the row.
 constexpr size_t kScoredCandidatesMax = 256;
-
-// ---- steps 1 to 3, in place on a copy of the row
-
-float Penalized(const SamplingRow& row, float logit, int output_count) {
-  if (row.repetition_penalty != 1.0f) {
-    logit = logit > 0 ? logit / row.repetition_penalty : logit * row.repetition_penalty;
-  }
-  if (output_count > 0) {
-    logit -= row.presence_penalty;
-    logit -= row.frequency_penalty * static_cast<float>(output_count);
-  }
-  return logit;
-}
-
-void ApplyPenalties(const SamplingRow& row, int vocab_size, float* logits) {
-  const auto in_vocabulary = [&](int32_t id) { return id >= 0 && id < vocab_size; };
-  // A draft token's penalty replaces the one of its committed count, so its logit is put aside first.
-  struct Extra {
-    int32_t token_id;
-    int count;
-    float logit;
-  };
-  std::vector<Extra> extras;
-  for (const int32_t id : row.extra_tokens) {
-    if (!in_vocabulary(id)) continue;
-    const auto known = std::find_if(extras.begin(), extras.end(), [id](const Extra& e) { return e.token_id == id; });
-    if (known == extras.end()) {
-      extras.push_back({id, 1, logits[id]});
-    } else {
-      ++known->count;
-    }
-  }
-  if (row.counts != nullptr) {
-    for (const TokenCounts::Entry& entry : row.counts->entries()) {
-      if (!in_vocabulary(entry.token_id)) continue;
-      logits[entry.token_id] = Penalized(row, logits[entry.token_id], entry.output_count);
-    }
-  }
-  for (const Extra& extra : extras) {
-    const TokenCounts::Entry* entry = row.counts != nullptr ? row.counts->Find(extra.token_id) : nullptr;
-    logits[extra.token_id] = Penalized(row, extra.logit, extra.count + (entry != nullptr ? entry->output_count : 0));
-  }
-}
-
-void ApplyAllowedTokens(const uint32_t* allowed_tokens, int vocab_size, float* logits) {
-  for (int first = 0; first < vocab_size; first += 32) {
-    uint32_t forbidden = ~allowed_tokens[first / 32];
-    for (; forbidden != 0; forbidden &= forbidden - 1) {
-      const int id = first + __builtin_ctz(forbidden);
-      if (id < vocab_size) logits[id] = kNone;
-    }
-  }
-}
-
-// The row as steps 4 to 8 see it: `raw` itself or a changed copy.
-const float* ProcessedLogits(const SamplingRow& row, const float* raw, int vocab_size, SamplingScratch& scratch) {
-  if (!ChangesLogits(row)) return raw;
-  float* const logits = scratch.logits(vocab_size).data();
-  std::copy_n(raw, vocab_size, logits);
-  for (const auto& [id, bias] : row.bias) {
-    if (id >= 0 && id < vocab_size) logits[id] += bias;
-  }
-  for (const int32_t id : row.masked_ids) {
-    if (id >= 0 && id < vocab_size) logits[id] = kNone;
-  }
-  if (row.allowed_tokens != nullptr) ApplyAllowedTokens(row.allowed_tokens, vocab_size, logits);
-  if (HasPenalties(row)) ApplyPenalties(row, vocab_size, logits);
-  return logits;
-}
 
 // ---- steps 5 to 7
 

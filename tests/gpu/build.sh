@@ -19,6 +19,8 @@ programs=(
   kernels/norm/device_head_norm_test
   kernels/norm/device_rms_norm_test
   kernels/sampling/device_argmax_test
+  kernels/sampling/device_row_edits_test
+  kernels/sampling/device_row_summary_bench
   kernels/sampling/device_row_summary_test
   tests/exactness/exactness_test
   tests/integration/fault_test
