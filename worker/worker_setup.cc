@@ -126,7 +126,8 @@ absl::StatusOr<int> ResolveNumBlocks(const KvSizing& sizing) {
                        " KiB. Lower max_model_len, or raise gpu_memory_utilization"));
     }
   } else {
-    const int64_t wanted = blocks_for(sizing.max_model_len / 4) * sizing.max_sequences;
+    const int tokens_each = std::min(sizing.max_model_len, std::max(sizing.max_model_len / 4, kKvTokensAuto));
+    const int64_t wanted = blocks_for(tokens_each) * sizing.max_sequences;
     const int64_t affordable = static_cast<int64_t>(kKvCacheBytesAuto) / sizing.bytes_per_block;
     num_blocks = std::max(of_one_sequence, std::min(wanted, affordable));
   }

@@ -62,7 +62,8 @@ absl::StatusOr<std::shared_ptr<const LinkSecurity>> ResolveLinks(const Config& c
 std::vector<std::string> SplitAddresses(const std::string& addresses);
 
 // KV blocks that `kv_cache_bytes` hold; 0: what `device_bytes` hold (a GPU's memory is there to be used), or without
-// them enough for max_sequences of a quarter of max_model_len, and for one of all of it, within kKvCacheBytesAuto.
+// them enough for max_sequences of a quarter of max_model_len, or of kKvTokensAuto where that is more, and for one of
+// all of it, within kKvCacheBytesAuto.
 // Never more than all sequences could use. RESOURCE_EXHAUSTED if `device_bytes` do not hold one sequence of full
 // length.
 struct KvSizing {
@@ -74,6 +75,7 @@ struct KvSizing {
   int max_sequences = 0;
 };
 inline constexpr uint64_t kKvCacheBytesAuto = uint64_t{2} << 30;
+inline constexpr int kKvTokensAuto = 2048;
 absl::StatusOr<int> ResolveNumBlocks(const KvSizing& sizing);
 
 // Tokens a step may have where nothing is set. CPU: room for a prompt chunk within step_time_ms_max, and small enough

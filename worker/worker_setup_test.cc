@@ -128,10 +128,14 @@ TEST(ResolveNumBlocks, HoldsWhatTheBytesHold) {
 }
 
 TEST(ResolveNumBlocks, ByItselfHoldsAQuarterOfEachSequenceWithinItsBound) {
-  KvSizing sizing{.bytes_per_block = 1'000, .block_size = 16, .max_model_len = 1024, .max_sequences = 8};
-  EXPECT_EQ(*ResolveNumBlocks(sizing), 8 * 16);
+  KvSizing sizing{.bytes_per_block = 1'000, .block_size = 16, .max_model_len = 16384, .max_sequences = 8};
+  EXPECT_EQ(*ResolveNumBlocks(sizing), 8 * 256);
   sizing.max_sequences = 2;
-  EXPECT_EQ(*ResolveNumBlocks(sizing), 64);  // one sequence of full length at least
+  EXPECT_EQ(*ResolveNumBlocks(sizing), 1024);  // one sequence of full length at least
+  sizing.max_model_len = 4096;
+  EXPECT_EQ(*ResolveNumBlocks(sizing), 2 * 128);  // a quarter is less than 2,048 tokens
+  sizing.max_model_len = 1024;
+  EXPECT_EQ(*ResolveNumBlocks(sizing), 2 * 64);  // all of it is
   sizing.max_sequences = 1000;
   sizing.bytes_per_block = 1 << 20;
   EXPECT_EQ(*ResolveNumBlocks(sizing), 2048);  // 2 GiB
