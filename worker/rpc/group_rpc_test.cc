@@ -332,6 +332,18 @@ TEST(GroupRpc, AFollowerLostBeforeAllAreInEndsTheWait) {
   thread.join();
 }
 
+TEST(GroupRpc, AStopEndsTheWaitForRanks) {
+  // Who of the waiting threads wakes first is chance, so many times.
+  for (int i = 0; i < 200; ++i) {
+    auto group = LeaderGroup::Create({.world_size = 2, .numerics_id = "aa", .num_kv_blocks_max = 1});
+    ASSERT_TRUE(group.ok()) << group.status();
+    std::thread stopping([&] { (*group)->Stop(); });
+    const absl::Status status = (*group)->WaitForRanks(kPatience);
+    stopping.join();
+    ASSERT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  }
+}
+
 TEST(GroupRpc, AnIdleFollowerLearnsThatItsLeaderStopped) {
   auto leader =
       std::make_unique<Leader>(LeaderGroup::Options{.world_size = 2, .numerics_id = "aa", .num_kv_blocks_max = 5});

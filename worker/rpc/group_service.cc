@@ -411,6 +411,7 @@ void Group::Watch() {
       if (!end_expected_) Tick(std::chrono::steady_clock::now());
     }
     if (!membership_.broken()) membership_.Break("the leader has stopped");
+    changed_.NotifyAll();  // a wait for ranks that woke before
     const absl::Status status = membership_.status();
     reason = std::string(status.message());
     if (running_ != nullptr) running_->Abort(reason.c_str());
