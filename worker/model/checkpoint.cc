@@ -23,7 +23,8 @@ absl::StatusOr<const CheckpointTensor*> Checkpoint::FindFor(const ModelConfig& c
   const std::string name = NameOf(role, layer);
   const CheckpointTensor* const tensor = Find(name);
   if (tensor == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat(path_, ": tensor '", name, "' is missing"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path_, ": tensor '", name, "' is missing; download or convert the model again"));
   }
   const std::vector<int64_t> shape = ShapeOf(role, config);
   if (tensor->shape != shape) {

@@ -68,6 +68,9 @@ absl::StatusOr<text::TokenizerDefinition> TokenizerFromGguf(const GgufFile& file
   const bool sentencepiece = definition.model == "llama";
   const bool llama3 = definition.pre == "llama-bpe" || definition.pre == "llama3" || definition.pre == "llama-v3";
   ASSIGN_OR_RETURN(definition.add_bos, file.GetBool("tokenizer.ggml.add_bos_token", sentencepiece || llama3));
+  // Qwen's tokenizers have no bos; llama.cpp's converter takes the id from config.json, where it names <|endoftext|>.
+  // Without it a file is the same vocabulary as its Hugging Face folder, fingerprint included.
+  if (definition.pre == "qwen2" && !definition.add_bos) definition.bos_id.reset();
   ASSIGN_OR_RETURN(definition.add_eos, file.GetBool("tokenizer.ggml.add_eos_token", false));
   ASSIGN_OR_RETURN(definition.add_space_prefix, file.GetBool("tokenizer.ggml.add_space_prefix", sentencepiece));
   ASSIGN_OR_RETURN(const absl::string_view chat_template, file.GetString("tokenizer.chat_template", ""));

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "kernels/attention/kv_layout.h"
@@ -17,6 +18,40 @@ absl::Status CheckRange(absl::string_view field, int64_t value, int64_t first, i
       absl::StrCat("model configuration: ", field, " is ", value, ", outside ", first, " to ", last));
 }
 
+// What an architecture of llama.cpp means beyond its keys. Sources, ggml-org/llama.cpp: key and tensor names,
+// `MODEL_ARCH` and `MODEL_TENSORS` in gguf-py/gguf/constants.py; what is optional, src/models/{llama,qwen2,qwen3}.cpp;
+// which pairs turn, llama_model_rope_type in src/llama-model.cpp (NORM and NEOX); what converters write,
+// conversion/qwen.py.
+struct GgufFamily {
+  const char* architecture;
+  kernels::RopeLayout rope_layout;  // kHalves: rows of q and k in Hugging Face's order; see ModelConfig::rope
+  bool attention_bias;              // always; of others, where the file has the tensors
+  bool qk_norm;
+  // As llama.cpp has it of Qwen's: whole heads turn, rope_freqs.weight means nothing, epsilon is never left out.
+  bool is_strict;
+};
+constexpr GgufFamily kFamilies[] = {
+    {"llama", kernels::RopeLayout::kInterleaved, false, false, false},
+    {"qwen2", kernels::RopeLayout::kHalves, true, false, true},
+    {"qwen3", kernels::RopeLayout::kHalves, false, true, true},
+};
+constexpr char kServed[] = "this build serves llama, qwen2 (also Qwen 2.5) and qwen3, all dense";
+
+absl::StatusOr<const GgufFamily*> FindFamily(const GgufFile& file) {
+  if (!file.Has("general.architecture")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file.path(), ": metadata key 'general.architecture' is missing, so this is no model; ", kServed));
+  }
+  ASSIGN_OR_RETURN(const absl::string_view architecture, file.GetString("general.architecture"));
+  for (const GgufFamily& family : kFamilies) {
+    if (architecture == family.architecture) return &family;
+  }
+  const bool experts = absl::EndsWith(architecture, "moe");
+  return absl::UnimplementedError(absl::StrCat(file.path(), ": metadata key 'general.architecture' is '",
+                                               architecture.substr(0, 64), "', ",
+                                               experts ? "a mixture of experts" : "unknown here", "; ", kServed));
+}
+
 // Typed reads of one architecture's keys ("llama.block_count").
 class Keys {
  public:
@@ -26,6 +61,7 @@ class Keys {
   bool Has(absl::string_view suffix) const { return file_.Has(Name(suffix)); }
 
   absl::StatusOr<int> Int(absl::string_view suffix, int64_t first, int64_t last) const {
+    if (!Has(suffix)) return Missing(suffix, absl::StrCat("a whole number from ", first, " to ", last));
     ASSIGN_OR_RETURN(const int64_t value, file_.GetInt(Name(suffix)));
     return InRange(suffix, value, first, last);
   }
@@ -42,6 +78,11 @@ class Keys {
     }
     return value;
   }
+  absl::Status Missing(absl::string_view suffix, absl::string_view wanted) const {
+    return absl::InvalidArgumentError(absl::StrCat(file_.path(), ": metadata key '", Name(suffix),
+                                                   "' is missing; it is ", wanted,
+                                                   ". Convert the model again, or use another file of it"));
+  }
 
  private:
   absl::StatusOr<int> InRange(absl::string_view suffix, int64_t value, int64_t first, int64_t last) const {
@@ -57,11 +98,16 @@ class Keys {
 };
 
 // rope.* keys and the rope_freqs.weight tensor, by which converters carry Llama 3.1's scaling.
-absl::Status ReadRope(const GgufFile& file, const Keys& keys, ModelConfig& config) {
+absl::Status ReadRope(const GgufFile& file, const GgufFamily& family, const Keys& keys, ModelConfig& config) {
   constexpr double kLarge = 1e12;
   kernels::RopeParams& rope = config.rope;
-  rope.layout = kernels::RopeLayout::kInterleaved;
+  rope.layout = family.rope_layout;
   ASSIGN_OR_RETURN(rope.rotary_dim, keys.IntOr("rope.dimension_count", config.head_dim, 2, config.head_dim));
+  if (family.is_strict && rope.rotary_dim != config.head_dim) {
+    return absl::UnimplementedError(absl::StrCat(file.path(), ": metadata key '", keys.Name("rope.dimension_count"),
+                                                 "' is ", rope.rotary_dim, "; of this architecture it is the head's ",
+                                                 config.head_dim));
+  }
   ASSIGN_OR_RETURN(rope.base, keys.PositiveOr("rope.freq_base", 10000.0, kLarge));
 
   // Older files have rope.scale_linear instead of a type and a factor.
@@ -90,6 +136,11 @@ absl::Status ReadRope(const GgufFile& file, const Keys& keys, ModelConfig& confi
 
   const GgufTensor* freqs = file.FindTensor("rope_freqs.weight");
   if (freqs == nullptr) return absl::OkStatus();
+  if (family.is_strict) {
+    return absl::UnimplementedError(absl::StrCat(file.path(),
+                                                 ": tensor 'rope_freqs.weight' is not known in the architecture '",
+                                                 family.architecture, "'; scaling is in its rope.scaling keys"));
+  }
   if (freqs->type.id != 0 || freqs->num_dims != 1 || freqs->dims[0] != rope.rotary_dim / 2) {
     return absl::InvalidArgumentError(absl::StrCat(file.path(), ": tensor 'rope_freqs.weight' is ", freqs->type.name,
                                                    " ", freqs->ShapeString(), ", not F32 [", rope.rotary_dim / 2, "]"));
@@ -148,11 +199,14 @@ absl::Status Validate(const ModelConfig& config) {
 
 absl::StatusOr<ModelConfig> ModelConfigFromGguf(const GgufFile& file) {
   ModelConfig config;
-  ASSIGN_OR_RETURN(const absl::string_view architecture, file.GetString("general.architecture"));
-  config.architecture = std::string(architecture.substr(0, 64));
-  if (config.architecture != "llama") {
-    return absl::UnimplementedError(
-        absl::StrCat(file.path(), ": unknown architecture '", config.architecture, "'; this build serves: llama"));
+  ASSIGN_OR_RETURN(const GgufFamily* family, FindFamily(file));
+  config.architecture = family->architecture;
+  // Parts that llama-gguf-split made: only the first has the metadata, each has some of the tensors.
+  ASSIGN_OR_RETURN(const int64_t num_parts, file.GetInt("split.count", 0));
+  if (num_parts > 1) {
+    return absl::UnimplementedError(absl::StrCat(file.path(), ": metadata key 'split.count' is ", num_parts,
+                                                 ": the model is in several files; join them with llama.cpp's "
+                                                 "llama-gguf-split --merge"));
   }
   ASSIGN_OR_RETURN(const absl::string_view name, file.GetString("general.name", ""));
   config.name = std::string(name.substr(0, 256));
@@ -188,8 +242,27 @@ absl::StatusOr<ModelConfig> ModelConfigFromGguf(const GgufFile& file) {
     return absl::UnimplementedError(absl::StrCat(file.path(), ": metadata key '", keys.Name("expert_count"), "' is ",
                                                  num_experts, "; mixtures of experts are not supported"));
   }
+  if (family->is_strict && !keys.Has("attention.layer_norm_rms_epsilon")) {
+    return keys.Missing("attention.layer_norm_rms_epsilon", "a number above 0 and up to 1");
+  }
   ASSIGN_OR_RETURN(const double epsilon, keys.PositiveOr("attention.layer_norm_rms_epsilon", 1e-5, 1.0));
   config.rms_norm_epsilon = static_cast<float>(epsilon);
+
+  ASSIGN_OR_RETURN(const bool is_causal, file.GetBool(keys.Name("attention.causal"), true));
+  if (!is_causal) {
+    return absl::UnimplementedError(absl::StrCat(file.path(), ": metadata key '", keys.Name("attention.causal"),
+                                                 "' is false: a model for embeddings or diffusion, which this build "
+                                                 "does not serve"));
+  }
+
+  // llama.cpp's converters leave a window out, and which layers have it is not said.
+  ASSIGN_OR_RETURN(const int window, keys.IntOr("attention.sliding_window", 0, 0, std::numeric_limits<int>::max()));
+  if (family->is_strict && window > 0 && window < config.max_positions) {
+    return absl::UnimplementedError(
+        absl::StrCat(file.path(), ": metadata key '", keys.Name("attention.sliding_window"), "' is ", window,
+                     ", below the context of ", config.max_positions,
+                     "; use the Hugging Face folder of this model, whose window is served"));
+  }
 
   // The vocabulary is as long as the embedding table; metadata, where it speaks of it, must agree.
   const GgufTensor* embedding = file.FindTensor("token_embd.weight");
@@ -210,9 +283,14 @@ absl::StatusOr<ModelConfig> ModelConfigFromGguf(const GgufFile& file) {
                                                    " rows"));
   }
   config.tied_embedding = file.FindTensor("output.weight") == nullptr;
-  config.attention_bias = file.FindTensor("blk.0.attn_q.bias") != nullptr;
+  // Where one layer has them, all must.
+  const auto has = [&](const char* name) { return file.FindTensor(name) != nullptr; };
+  config.attention_bias = family->attention_bias || has("blk.0.attn_q.bias");
+  config.attention_output_bias = has("blk.0.attn_output.bias");
+  config.feed_forward_bias = has("blk.0.ffn_gate.bias");
+  config.qk_norm = family->qk_norm;
 
-  RETURN_IF_ERROR(ReadRope(file, keys, config));
+  RETURN_IF_ERROR(ReadRope(file, *family, keys, config));
   if (absl::Status status = Validate(config); !status.ok()) {
     return absl::Status(status.code(), absl::StrCat(file.path(), ": ", status.message()));
   }

@@ -15,7 +15,7 @@
 namespace outrider {
 
 struct ModelConfig {
-  std::string architecture;  // as the file spells it: "llama", "Qwen3ForCausalLM"
+  std::string architecture;  // as the file spells it: "llama", "qwen2", "Qwen3ForCausalLM"
   std::string name;          // general.name, for people; may be empty
   int num_layers = 0;
   int hidden_size = 0;
@@ -36,7 +36,8 @@ struct ModelConfig {
   std::vector<int> layer_windows;
   // Row order of Q and K, stated once: GGUF files of the llama architecture hold each head's rows permuted by the
   // converter so that a rotary pair is two neighbouring rows (2p, 2p + 1); so rope.layout is kInterleaved. Hugging Face
-  // checkpoints of the same models pair p with p + rotary_dim / 2: kHalves.
+  // checkpoints of the same models pair p with p + rotary_dim / 2: kHalves; so do GGUF files of Qwen's architectures,
+  // whose rows no converter moves.
   kernels::RopeParams rope;
 
   int window(int layer) const { return layer_windows.empty() ? 0 : layer_windows[layer]; }
@@ -54,8 +55,9 @@ inline constexpr int kMaxPositions = 1 << 24;
 absl::Status Validate(const ModelConfig& config);
 
 // The configuration of a GGUF file. Metadata only: tensors are checked when they are loaded.
-// Errors name file, key and value: INVALID_ARGUMENT for missing or impossible keys, UNIMPLEMENTED for an architecture
-// or feature (experts, an unknown rope scaling) that this build does not know.
+// Architectures: llama, qwen2 (Qwen 2 and 2.5) and qwen3. Errors name file, key and value: INVALID_ARGUMENT for missing
+// or impossible keys, UNIMPLEMENTED for an architecture or feature (experts, an unknown rope scaling, a model in
+// several files) that this build does not know.
 absl::StatusOr<ModelConfig> ModelConfigFromGguf(const GgufFile& file);
 
 }  // namespace outrider

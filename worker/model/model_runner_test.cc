@@ -678,8 +678,8 @@ TEST(LoadModel, NamesWhatIsWrong) {
     change(writer);
     return WriteTestFile("changed.gguf", writer.Finish());
   };
-  expect(write([](GgufWriter& w) { w.RawTensor("blk.0.attn_output.bias", {64}, 0, std::string(256, '\0')); }), {},
-         StatusCode::kUnimplemented, "'blk.0.attn_output.bias'");
+  expect(write([](GgufWriter& w) { w.RawTensor("blk.0.attn_sinks.weight", {9}, 0, std::string(36, '\0')); }), {},
+         StatusCode::kUnimplemented, "'blk.0.attn_sinks.weight'");
   expect(write([](GgufWriter& w) { w.Uint32("llama.expert_count", 4); }), {}, StatusCode::kUnimplemented,
          "expert_count");
   GgufWriter quantised = TinyModel({.num_layers = 1, .hidden_size = 256, .tied = true, .tokenizer = false});

@@ -220,6 +220,26 @@ std::string GgufWriter::Finish(std::vector<size_t>* interesting) const {
   return out + data;
 }
 
+void WriteTokenizer(const text::TokenizerDefinition& definition, GgufWriter& writer) {
+  writer.String("tokenizer.ggml.model", definition.model);
+  writer.String("tokenizer.ggml.pre", definition.pre);
+  writer.Strings("tokenizer.ggml.tokens", definition.tokens);
+  std::vector<int32_t> types;
+  for (const text::TokenType type : definition.types) types.push_back(static_cast<int32_t>(type));
+  writer.Int32s("tokenizer.ggml.token_type", types);
+  writer.Strings("tokenizer.ggml.merges", definition.merges);
+  const auto id = [&](const char* key, const std::optional<TokenId>& value) {
+    if (value.has_value()) writer.Uint32(key, static_cast<uint32_t>(*value));
+  };
+  id("tokenizer.ggml.bos_token_id", definition.bos_id);
+  id("tokenizer.ggml.eos_token_id", definition.eos_id);
+  id("tokenizer.ggml.unknown_token_id", definition.unk_id);
+  id("tokenizer.ggml.padding_token_id", definition.pad_id);
+  writer.Bool("tokenizer.ggml.add_bos_token", definition.add_bos);
+  writer.Bool("tokenizer.ggml.add_space_prefix", definition.add_space_prefix);
+  writer.String("tokenizer.chat_template", definition.chat_template);
+}
+
 text::TokenizerDefinition TinyTokenizer(int vocab_size) {
   text::TokenizerDefinition definition;
   definition.model = "gpt2";
@@ -275,21 +295,7 @@ GgufWriter TinyModel(const TinyModelOptions& options) {
     writer.Uint32("llama.rope.scaling.original_context_length", options.max_positions / 4);
   }
   if (options.tokenizer) {
-    const text::TokenizerDefinition definition = TinyTokenizer(options.vocab_size);
-    writer.String("tokenizer.ggml.model", definition.model);
-    writer.String("tokenizer.ggml.pre", definition.pre);
-    writer.Strings("tokenizer.ggml.tokens", definition.tokens);
-    std::vector<int32_t> types;
-    for (const text::TokenType type : definition.types) types.push_back(static_cast<int32_t>(type));
-    writer.Int32s("tokenizer.ggml.token_type", types);
-    writer.Strings("tokenizer.ggml.merges", definition.merges);
-    writer.Uint32("tokenizer.ggml.bos_token_id", *definition.bos_id);
-    writer.Uint32("tokenizer.ggml.eos_token_id", *definition.eos_id);
-    writer.Uint32("tokenizer.ggml.unknown_token_id", *definition.unk_id);
-    writer.Uint32("tokenizer.ggml.padding_token_id", *definition.pad_id);
-    writer.Bool("tokenizer.ggml.add_bos_token", false);
-    writer.Bool("tokenizer.ggml.add_space_prefix", false);
-    writer.String("tokenizer.chat_template", definition.chat_template);
+    WriteTokenizer(TinyTokenizer(options.vocab_size), writer);
   }
 
   Normal normal(options.seed);

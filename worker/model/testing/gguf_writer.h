@@ -58,6 +58,9 @@ class GgufWriter {
   std::vector<TensorEntry> tensors_;
 };
 
+// The tokenizer.* keys of a definition.
+void WriteTokenizer(const text::TokenizerDefinition& definition, GgufWriter& writer);
+
 struct TinyModelOptions {
   uint64_t seed = 1;
   std::string name = "tiny";
