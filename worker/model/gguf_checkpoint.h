@@ -1,4 +1,4 @@
-// A GGUF file as a Checkpoint.
+// A GGUF file as a Checkpoint: models of the architectures llama, qwen2 and qwen3 (model_config.h).
 #pragma once
 
 #include <memory>

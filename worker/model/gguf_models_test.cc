@@ -2,6 +2,7 @@
 // numbers are the same, and what transformers computed (testdata/hf/README.md).
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -9,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "worker/model/gguf_checkpoint.h"
 #include "worker/model/testing/gguf_conversion.h"
 #include "worker/model/testing/hf_writer.h"
 #include "worker/model/testing/model_group.h"
@@ -302,6 +304,47 @@ TEST(GgufFaults, WrongKeysAndTensorsAreNamed) {
               "'blk.0.attn_k.bias' is missing");
   // Windows that reach as far as the context say nothing.
   EXPECT_TRUE(with("qwen2", {}, [](W& w) { w.Uint32("qwen2.attention.sliding_window", 32768); }).ok());
+}
+
+uint64_t Seed() {
+  const char* const given = std::getenv("OUTRIDER_TEST_SEED");
+  return given != nullptr ? std::strtoull(given, nullptr, 10) : 23;
+}
+
+// A damaged header gives a status, or a model whose every tensor has the shape that its configuration asks for.
+TEST(GgufFaults, FlippedBitsNeverCrash) {
+  SCOPED_TRACE(absl::StrCat("OUTRIDER_TEST_SEED=", Seed()));
+  std::mt19937_64 random(Seed());
+  const text::TokenizerDefinition tokenizer = TinyTokenizer(320);
+  int num_refused = 0, num_whole = 0;
+  for (const char* name : {"qwen2", "qwen3"}) {
+    std::vector<size_t> fields;
+    const std::string good = GgufFromHuggingFace(FolderOf(name), {.tokenizer = &tokenizer}).Finish(&fields);
+    for (int round = 0; round < 1500; ++round) {
+      std::string bytes = good;
+      for (uint64_t flips = 1 + random() % 3; flips > 0; --flips) {
+        const size_t at = std::min(fields[random() % fields.size()] + random() % 9, fields.back());
+        bytes[at] = static_cast<char>(bytes[at] ^ (1 << (random() % 8)));
+      }
+      auto file = GgufFile::Parse(absl::MakeConstSpan(reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()),
+                                  "damaged.gguf");
+      if (!file.ok()) continue;
+      const auto checkpoint = MakeGgufCheckpoint(*std::move(file));
+      bool whole = checkpoint->config().ok();
+      if (whole) {
+        for (const TensorPlace& place : TensorsOf(*checkpoint->config())) {
+          const auto found = checkpoint->FindFor(*checkpoint->config(), place.role, place.layer);
+          whole = whole && found.ok();
+          if (!found.ok()) continue;
+          EXPECT_EQ((*found)->shape, ShapeOf(place.role, *checkpoint->config()));
+        }
+      }
+      ++(whole ? num_whole : num_refused);
+    }
+  }
+  std::printf("%d models refused, %d whole\n", num_refused, num_whole);
+  EXPECT_GT(num_refused, 10);
+  EXPECT_GT(num_whole, 10);
 }
 
 TEST(GgufConfig, ReadsYarnOfQwen) {

@@ -106,9 +106,14 @@ GgufWriter GgufFromHuggingFace(const std::string& folder, const GgufConversionOp
   number("attention.head_count", static_cast<uint32_t>(num_heads));
   number("attention.head_count_kv", static_cast<uint32_t>(num_kv_heads));
   const Json rope = config.value("rope_parameters", Json::object());
-  CHECK(rope.value("rope_type", "default") == "default" && !config.contains("rope_scaling"));
+  CHECK(rope.value("rope_type", "default") == "default");
   const double base = rope.value("rope_theta", config.value("rope_theta", 10000.0));
   real("rope.freq_base", options.rope_base > 0 ? options.rope_base : base);
+  if (const Json scaling = config.value("rope_scaling", Json()); scaling.is_object()) {
+    CHECK(scaling["type"] == "linear");
+    writer.String(architecture + ".rope.scaling.type", "linear");
+    real("rope.scaling.factor", scaling["factor"]);
+  }
   real("attention.layer_norm_rms_epsilon", config["rms_norm_eps"]);
   if (const Json head_dim = config.value("head_dim", Json()); head_dim.is_number()) {
     number("attention.key_length", head_dim);

@@ -27,8 +27,8 @@ struct GgufConversionOptions {
   double rope_base = 0;       // 0: the folder's
 };
 
-// LlamaForCausalLM, Qwen2ForCausalLM and Qwen3ForCausalLM without rope scaling; aborts on others. Rows must be whole
-// blocks of options.matrices.
+// LlamaForCausalLM, Qwen2ForCausalLM and Qwen3ForCausalLM, their rope as it is or scaled linearly; aborts on others.
+// Rows must be whole blocks of options.matrices.
 GgufWriter GgufFromHuggingFace(const std::string& folder, const GgufConversionOptions& options);
 
 // A new folder with the same configuration and all tensors in `dtype`; of a quantised dtype, matrices hold what its
