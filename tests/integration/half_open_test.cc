@@ -75,17 +75,18 @@ TEST(HalfOpenWay, ToADraftWorkerIsGivenUpByBothEndsAndFoundAgain) {
   const double num_opened = group.Metric("outrider_draft_connections_total");
   ASSERT_EQ(group.Metric("outrider_draft_connections_lost_total"), 0);
 
-  // In mid-stream, so that the draft worker holds sequences.
-  double held = 0;
+  // In mid-stream, while the draft worker holds sequences: on a busy machine there may be moments, or whole runs, when
+  // drafts do not pay.
   bool struck = false;
-  const auto outcomes = RunStreams(cluster.grpc_address(), Requests(true), [&](int64_t total) {
-    if (struck || total < kNumStreams * 8) return;
-    struck = true;
-    held = draft.Metric("outrider_drafter_sequences");
-    proxy.Swallow();
+  Await("the way is lost with sequences on it", [&] {
+    const auto outcomes = RunStreams(cluster.grpc_address(), Requests(true), [&](int64_t total) {
+      if (struck || total < kNumStreams * 8 || draft.Metric("outrider_drafter_sequences") == 0) return;
+      struck = true;
+      proxy.Swallow();
+    });
+    EXPECT_EQ(Ids(outcomes), expected);
+    return struck;
   });
-  EXPECT_EQ(Ids(outcomes), expected);
-  EXPECT_GT(held, 0) << "nothing was there to lose";
   // The group hears nothing for 1.5 s, and connects anew.
   Await("the group gives its end up", [&] { return group.Metric("outrider_draft_connections_lost_total") == 1; });
   EXPECT_GT(proxy.num_bytes_swallowed(), 0);
