@@ -1,15 +1,7 @@
 #include "cli/serve_command.h"
 
-#include <arpa/inet.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <atomic>
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <random>
@@ -22,6 +14,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/clock.h"
+#include "base/held_port.h"
 #include "base/log.h"
 #include "base/page_client.h"
 #include "base/processors.h"
@@ -44,35 +37,6 @@ constexpr Duration kDraftWaitMax = std::chrono::seconds(20);
 constexpr auto kPollInterval = std::chrono::milliseconds(50);
 constexpr Duration kPageBound = std::chrono::seconds(1);
 constexpr Duration kProgressInterval = std::chrono::seconds(5);
-
-// A port that can be bound on `host` now: `port` itself, or a free one for 0. UNAVAILABLE naming what is wrong. The
-// socket is closed again; should another process take the port before the router does, the router says so.
-absl::StatusOr<uint32_t> ProbePort(const std::string& host, uint32_t port) {
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE;
-  addrinfo* found = nullptr;
-  if (const int error = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found); error != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("--host '", host, "': ", ::gai_strerror(error)));
-  }
-  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owned(found, ::freeaddrinfo);
-  const int fd = ::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return absl::UnavailableError(absl::StrCat("socket: ", std::strerror(errno)));
-  const int on = 1;
-  ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  sockaddr_storage bound{};
-  socklen_t size = sizeof(bound);
-  const bool ok = ::bind(fd, found->ai_addr, found->ai_addrlen) == 0 && ::listen(fd, 1) == 0 &&
-                  ::getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &size) == 0;
-  const int error = errno;
-  ::close(fd);
-  if (!ok) {
-    return absl::UnavailableError(absl::StrCat("can not listen on ", host, ":", port, ": ", std::strerror(error),
-                                               "; choose another port, or 0 for a free one"));
-  }
-  return ntohs(bound.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port
-                                           : reinterpret_cast<sockaddr_in*>(&bound)->sin_port);
-}
 
 // The gauge `outrider_NAME` on a page of metrics; 0 if it is not there.
 uint32_t GaugeOn(const std::string& page, const std::string& name) {
@@ -128,8 +92,11 @@ absl::Status RunServe(ClusterOptions options) {
                                 "tls"));
   if (!options.otlp_endpoint.empty()) RETURN_IF_ERROR(ParseOtlpEndpoint(options.otlp_endpoint).status());
   RETURN_IF_ERROR(CheckModels(options));
-  ASSIGN_OR_RETURN(options.grpc_port, ProbePort(options.host, options.grpc_port));
-  ASSIGN_OR_RETURN(options.http_port, ProbePort(options.host, options.http_port));
+  // For the router, whenever it is started again.
+  ASSIGN_OR_RETURN(const HeldPort grpc_port, HeldPort::Hold(options.host, options.grpc_port));
+  ASSIGN_OR_RETURN(const HeldPort http_port, HeldPort::Hold(options.host, options.http_port));
+  options.grpc_port = grpc_port.port();
+  options.http_port = http_port.port();
   ASSIGN_OR_RETURN(const std::unique_ptr<RuntimeFolder> folder, RuntimeFolder::Make(RuntimeFolder::DefaultBase()));
 
   std::random_device random;
