@@ -81,16 +81,23 @@ void EngineMetrics::NextTokens(int count, Duration since_last) {
   for (int i = 0; i < count; ++i) inter_token_seconds_.Observe(Seconds(since_last) / count);
 }
 
-void EngineMetrics::StepTook(const StepPlan& plan, Duration elapsed) {
+void EngineMetrics::StepTook(const StepPlan& plan, const StepResult& result, Duration elapsed) {
   bool computes_prompt = false;
   bool verifies = false;
   int num_positions = 0;
-  for (const Span& span : plan.spans) {
+  int num_discarded = 0;
+  for (size_t i = 0; i < plan.spans.size(); ++i) {
+    const Span& span = plan.spans[i];
+    if (i < result.spans.size() && IsDiscarded(span, result.spans[i])) {
+      ++num_discarded;
+      continue;
+    }
     num_positions += span.num_committed_tokens + span.lookahead;
     if (span.samples && span.num_committed_tokens == 1) lookahead_.Observe(span.lookahead);
     computes_prompt |= !span.samples || span.num_committed_tokens > 1;
     verifies |= span.lookahead > 0;
   }
+  if (num_positions == 0 && num_discarded > 0) return;  // it computed nothing
   step_seconds_[computes_prompt ? 0 : verifies ? 2 : 1].Observe(Seconds(elapsed));
   if (num_positions == 0) return;  // it only began or ended sequences
   step_positions_.Observe(num_positions);

@@ -20,6 +20,7 @@
 #include "worker/scheduler/scheduler.h"        // SchedulerStats
 #include "worker/speculation/draft_planner.h"  // DraftStats
 #include "worker/step/step_plan.h"
+#include "worker/step/step_result.h"
 
 namespace outrider {
 
@@ -35,7 +36,8 @@ class EngineMetrics {
     first_token_seconds_.Observe(Seconds(since_received));
   }
   void NextTokens(int count, Duration since_last);
-  void StepTook(const StepPlan& plan, Duration elapsed);
+  // `result` is the plan's: what it discarded was not computed and does not count.
+  void StepTook(const StepPlan& plan, const StepResult& result, Duration elapsed);
   void SlowReaderCut() { slow_readers_.Add(); }
   void Snapshot(int num_running, int num_waiting, double kv_used_ratio, double kv_cached_ratio);
   // Totals since the start; what grew since the last call is counted.

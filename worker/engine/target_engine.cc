@@ -135,7 +135,7 @@ absl::Status TargetEngine::Apply(const absl::StatusOr<StepResult>& result) {
   // With a step before it in the way, a step began when that one ended.
   const TimePoint began = std::max(step.submitted, last_collected_);
   last_collected_ = collected;
-  metrics_.StepTook(*step.plan, collected - began);
+  metrics_.StepTook(*step.plan, *result, collected - began);
   RETURN_IF_ERROR(scheduler_.ApplyResult(*result, collected));
   Digest(collected, began);
   return absl::OkStatus();

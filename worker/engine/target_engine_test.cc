@@ -659,6 +659,19 @@ TEST_P(TargetEngineBackendTest, EndsEverythingWhenTheBackendFails) {
   EXPECT_EQ(f.Submit(2, {1}).code(), absl::StatusCode::kUnavailable);
 }
 
+TEST_P(TargetEngineBackendTest, CountsOnlyPositionsThatWereComputed) {
+  Fixture f({.backend = GetParam()});
+  const std::vector<TokenId> prompt = {1, 2, 3};
+  SamplingParams params = Fixture::Params(40);
+  params.end_token_ids = {Fixture::Expected(prompt)[5]};
+  ASSERT_TRUE(f.Submit(1, prompt, params).ok());
+  f.Settle();
+  ASSERT_EQ(f.Of(1).finish, FinishReason::kEndToken);
+  EXPECT_EQ(f.engine->scheduler().stats().num_discarded_tokens > 0, GetParam() != Backend::kDepth0);
+  EXPECT_EQ(f.engine->load().totals.num_step_tokens, f.backend.num_computed_tokens());
+  EXPECT_EQ(f.engine->load().totals.num_step_tokens, f.engine->scheduler().stats().num_step_tokens);
+}
+
 // Whether steps were planned before the result of the step before.
 TEST_P(TargetEngineBackendTest, PlansAheadOnlyWhereNoSequenceIsDraftedFor) {
   const auto steps_ahead = [](const Fixture& f) { return f.engine->scheduler().stats().num_steps_ahead; };

@@ -1,7 +1,7 @@
 // How far a rank is: the last step it finished and the one under way. Written by the thread that runs steps, read by
 // those that watch it.
 //
-// Thread safety: Began and Finished from one thread; Now from any.
+// Thread safety: Began and Finished from one thread at a time; Now from any.
 #pragma once
 
 #include <atomic>

@@ -9,14 +9,6 @@
 #include "worker/scheduler/scheduler_entry.h"
 
 namespace outrider {
-namespace {
-
-// Planned before the result that ended its sequence: no rank computed it.
-bool IsDiscarded(const Span& span, const SpanResult& result) {
-  return span.samples && span.predecessor != StepId() && result.tokens.empty() && !result.not_finite;
-}
-
-}  // namespace
 
 absl::Status Scheduler::ApplyResult(const StepResult& result, TimePoint now) {
   CHECK(num_outstanding_ > 0);

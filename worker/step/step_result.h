@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "worker/step/step_plan.h"
 
 namespace outrider {
 
@@ -31,6 +32,11 @@ struct SpanResult {
   std::optional<FinishReason> finish;  // kEndToken, kStopToken or kLength: the last token ended the sequence
   bool not_finite = false;             // logits were not finite: the sequence must end with an error
 };
+
+// Whether the span was planned before the result that ended its sequence: no rank computed it.
+inline bool IsDiscarded(const Span& span, const SpanResult& result) {
+  return span.samples && span.predecessor != StepId() && result.tokens.empty() && !result.not_finite;
+}
 
 struct StepResult {
   StepId step;
