@@ -7,25 +7,12 @@
 #include <future>
 #include <iostream>
 #include <memory>
-#include <new>
 #include <optional>
 #include <random>
 #include <vector>
 
+#include "base/testing/allocation_count.h"
 #include "worker/engine/testing/hash_backend.h"
-
-namespace {
-std::atomic<int64_t> num_allocations{0};
-}  // namespace
-
-void* operator new(std::size_t size) {
-  num_allocations.fetch_add(1, std::memory_order_relaxed);
-  void* memory = std::malloc(size);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace outrider {
 namespace {
@@ -211,9 +198,9 @@ TEST(StepThread, CopiesThePlansOfASteadyBatchWithoutAllocating) {
     ASSERT_TRUE(thread.Submit(plan).ok());
     if (step == 1) continue;
     ASSERT_TRUE(thread.Collect().ok());
-    if (step == 10) before = num_allocations.load();
+    if (step == 10) before = NumAllocations();
   }
-  EXPECT_EQ(num_allocations.load() - before, 0);
+  EXPECT_EQ(NumAllocations() - before, 0);
   EXPECT_GT(before, 0) << "what counts them does count";
 }
 

@@ -1,25 +1,9 @@
 // What a step allocates beyond its buffers: its result, and attention's work list in each layer. Counted through the
 // global allocator.
-#include <atomic>
-#include <cstdlib>
-#include <new>
-
+#include "base/testing/allocation_count.h"
 #include "gtest/gtest.h"
 #include "worker/model/testing/gguf_writer.h"
 #include "worker/model/testing/model_group.h"
-
-namespace {
-std::atomic<int64_t> num_allocations{0};
-}  // namespace
-
-void* operator new(std::size_t size) {
-  num_allocations.fetch_add(1, std::memory_order_relaxed);
-  void* memory = std::malloc(size);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace outrider {
 namespace {
@@ -48,9 +32,9 @@ int64_t AllocationsOfAStep(int num_layers, int num_rows) {
       span.paths.push_back({.base_position = num_tokens, .tokens = std::vector<TokenId>(num_rows - 1, 7)});
     }
     plan.spans.push_back(span);
-    const int64_t before = num_allocations.load();
+    const int64_t before = NumAllocations();
     const auto result = (*group)->Step(plan);
-    if (i > 1) least = std::min(least, num_allocations.load() - before);
+    if (i > 1) least = std::min(least, NumAllocations() - before);
     EXPECT_TRUE(result.ok()) << result.status();
     num_tokens += static_cast<int>(result->spans[0].tokens.size());
   }
